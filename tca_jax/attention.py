@@ -1,0 +1,137 @@
+"""Dot-product attention over masked tokens, for one query.
+
+The core is unbatched: one query of H heads against the tokens of one context.
+`jax.vmap` it over queries and contexts at the edge. Logits and softmax are
+float32 whatever the dtype of keys and values.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+# Stands for -inf in logits and log-probabilities: finite, so that no masked
+# entry can turn into NaN in a gradient, yet exp(MASKED - x) is 0 for any x.
+MASKED = -1e30
+
+
+@chex.dataclass(frozen=True)
+class CrossAttentionOutput:
+  """What `cross_attention` returns.
+
+  Attributes:
+    output: `[H, Dh]`, the attended values; zeros if no token is valid.
+    weights: `[H, N]` float32, the attention weights, 0 at masked tokens.
+  """
+
+  output: jax.Array
+  weights: jax.Array
+
+
+def masked_log_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
+  """Log-softmax over the entries where mask is True; `MASKED` elsewhere.
+
+  Args:
+    logits: `[...]` floating point.
+    mask: bool, broadcastable to logits. May be False everywhere.
+    axis: the axis that is normalised.
+
+  Returns:
+    `[...]` as logits, finite everywhere and with finite gradients.
+  """
+  shifted = jnp.where(mask, logits, MASKED)
+  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
+  shifted = jnp.where(mask, shifted - peak, 0)
+  total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0), axis, keepdims=True)
+  log_total = jnp.log(jnp.where(total > 0, total, 1))
+  return jnp.where(mask, shifted - log_total, MASKED)
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
+  """Softmax over the entries where mask is True; zeros elsewhere.
+
+  >>> masked_softmax(jnp.zeros(3), jnp.array([True, True, False])).tolist()
+  [0.5, 0.5, 0.0]
+  """
+  shifted = jnp.where(mask, logits, MASKED)
+  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
+  weights = jnp.where(mask, jnp.exp(jnp.where(mask, shifted - peak, 0)), 0)
+  total = jnp.sum(weights, axis, keepdims=True)
+  return weights / jnp.where(total > 0, total, 1)
+
+
+def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
+  """`[..., H * Dh] -> [..., H, Dh]`; ValueError if H does not divide."""
+  if x.shape[-1] % num_heads:
+    raise ValueError(
+      f"the width must be a multiple of num_heads={num_heads}, got {x.shape}"
+    )
+  return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+  """`[..., H, Dh] -> [..., H * Dh]`."""
+  return x.reshape(*x.shape[:-2], -1)
+
+
+def head_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
+  """Scaled dot products, `q . k / sqrt(Dh)`, in float32.
+
+  Args:
+    query: `[H, Dh]`.
+    keys: `[N, H, Dh]`.
+
+  Returns:
+    `[H, N]` float32.
+  """
+  return jnp.einsum(
+    "hd,nhd->hn", query, keys, preferred_element_type=jnp.float32
+  ) / jnp.sqrt(jnp.float32(query.shape[-1]))
+
+
+def cross_attention(
+  query: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  mask: jax.Array | None = None,
+) -> CrossAttentionOutput:
+  """Attention of one query over all N tokens of a context.
+
+  Args:
+    query: `[H, Dh]`.
+    keys: `[N, H, Dh]`.
+    values: `[N, H, Dv]`.
+    mask: `[N]` bool, True at valid tokens; None means all. A masked token's
+      keys and values must be finite; apart from that they never matter.
+
+  Returns:
+    A `CrossAttentionOutput`; zeros where no token is valid.
+
+  Raises:
+    ValueError: if the shapes do not fit together.
+
+  >>> out = cross_attention(jnp.ones((1, 2)), jnp.ones((4, 1, 2)), jnp.ones((4, 1, 2)))
+  >>> out.output.tolist(), out.weights.tolist()
+  ([[1.0, 1.0]], [[0.25, 0.25, 0.25, 0.25]])
+  """
+  if (
+    query.ndim != 2
+    or keys.ndim != 3
+    or keys.shape[1:] != query.shape
+    or values.shape[:2] != keys.shape[:2]
+  ):
+    raise ValueError(
+      "query, keys, values must be [H, Dh], [N, H, Dh], [N, H, Dv], got"
+      f" {query.shape}, {keys.shape}, {values.shape}"
+    )
+  if mask is None:
+    mask = jnp.ones(keys.shape[0], bool)
+  if mask.shape != keys.shape[:1]:
+    raise ValueError(f"mask must be {keys.shape[:1]}, got {mask.shape}")
+  weights = masked_softmax(head_logits(query, keys), mask)
+  output = jnp.einsum(
+    "hn,nhd->hd",
+    weights.astype(values.dtype),
+    values,
+    preferred_element_type=jnp.float32,
+  )
+  return CrossAttentionOutput(output=output.astype(values.dtype), weights=weights)

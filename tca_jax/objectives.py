@@ -1,0 +1,244 @@
+"""The training objective, L = L_TCA + lambda_CA L_CA + lambda_RL L_RL + routing.
+
+Section 3.2 of the paper, and what this package adds to it: baselines for
+REINFORCE, and a routing loss that distils the leaf attention into the policy.
+Everything is a pure function of arrays; `where` keeps padded queries out of
+every loss, reward and baseline.
+"""
+
+import typing
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from tca_jax.attention import MASKED
+from tca_jax.retrieval import TreeAttentionOutput
+
+Baseline = typing.Literal["none", "batch", "leaf"]
+Reward = typing.Literal["accuracy", "likelihood"]
+BASELINES: tuple[str, ...] = typing.get_args(Baseline)
+REWARDS: tuple[str, ...] = typing.get_args(Reward)
+
+
+def masked_mean(
+  x: jax.Array, where: jax.Array | None = None, axis=None, keepdims=False
+) -> jax.Array:
+  """Mean of x over the entries where `where` is True; 0 if there are none.
+
+  >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).item()
+  2.0
+  """
+  if where is None:
+    where = jnp.ones(x.shape, bool)
+  where = jnp.broadcast_to(where, x.shape)
+  total = jnp.sum(jnp.where(where, x, 0), axis=axis, keepdims=keepdims)
+  count = jnp.sum(where, axis=axis, keepdims=keepdims)
+  return total / jnp.maximum(count, 1)
+
+
+def categorical_log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Log p(label), i.e. minus the cross entropy, in nats.
+
+  Args:
+    logits: `[..., K]`.
+    labels: `[...]` int in [0, K).
+
+  Returns:
+    `[...]` float32.
+  """
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+
+
+def gaussian_log_likelihood(
+  mean: jax.Array, std: jax.Array, targets: jax.Array
+) -> jax.Array:
+  """Log N(target; mean, std) in nats, summed over the last axis (channels).
+
+  Args:
+    mean: `[..., E]`.
+    std: `[..., E]`, positive.
+    targets: `[..., E]`.
+
+  Returns:
+    `[...]` float32.
+
+  >>> x = jnp.zeros(1)
+  >>> round(gaussian_log_likelihood(x, x + 1, x).item(), 4)
+  -0.9189
+  """
+  mean, std = mean.astype(jnp.float32), std.astype(jnp.float32)
+  scaled = (targets - mean) / std
+  log_density = -0.5 * (scaled**2 + jnp.log(2 * jnp.pi)) - jnp.log(std)
+  return jnp.sum(log_density, axis=-1)
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """1.0 where the most probable class is the label, else 0.0; shapes as above."""
+  return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def advantage(
+  reward: jax.Array,
+  leaf_reward: jax.Array,
+  baseline: Baseline,
+  where: jax.Array | None = None,
+  clip: float = 5.0,
+) -> jax.Array:
+  """What REINFORCE multiplies log pi by: the reward less a baseline.
+
+  Args:
+    reward: `[B, M]`, the reward of each query's path.
+    leaf_reward: `[B, M]`, the reward of the same query's prediction from all
+      leaves, read by baseline "leaf" alone.
+    baseline: "none": the reward itself, as published. "batch": the mean reward
+      of the same query position in the *other* valid examples of the batch (0
+      where there is no other). "leaf": `leaf_reward`.
+    where: `[B, M]` bool, False at padded queries.
+    clip: advantages are clipped to [-clip, clip] if a baseline is used.
+
+  Returns:
+    `[B, M]`, without gradient.
+
+  Raises:
+    ValueError: if the baseline is not one of `BASELINES`.
+  """
+  if baseline == "none":
+    return jax.lax.stop_gradient(reward)
+  if baseline == "leaf":
+    value = leaf_reward
+  elif baseline == "batch":
+    valid = jnp.ones(reward.shape, bool) if where is None else where
+    own = jnp.where(valid, reward, 0)
+    others = jnp.sum(valid, axis=0) - valid
+    value = (jnp.sum(own, axis=0) - own) / jnp.maximum(others, 1)
+  else:
+    raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}")
+  return jax.lax.stop_gradient(jnp.clip(reward - value, -clip, clip))
+
+
+def reinforce_loss(
+  log_prob: jax.Array, advantage: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+  """REINFORCE over whole paths: mean of -(R - baseline) log pi(path).
+
+  The entropy bonus of L_RL is a term of its own, `-alpha * masked_mean(entropy)`.
+
+  Args:
+    log_prob: `[...]`, the summed log-probability of each query's path.
+    advantage: `[...]`, reward less baseline; no gradient flows into it.
+    where: `[...]` bool, False at padded queries.
+  """
+  return masked_mean(-jax.lax.stop_gradient(advantage) * log_prob, where)
+
+
+def routing_targets(mass: tuple[jax.Array, ...], path: jax.Array) -> jax.Array:
+  """The leaf attention's share of each child, at the nodes one query visited.
+
+  Args:
+    mass: depth + 1 levels of `[b**l]`, the head-averaged leaf attention summed
+      under every node (`subtree_mass`).
+    path: `[depth]` int32, the children taken.
+
+  Returns:
+    `[depth, b]` without gradient, rows summing to 1, or to 0 where the node
+    visited has no mass.
+  """
+  b = mass[1].shape[-1] if len(mass) > 1 else 1
+  node, shares = jnp.int32(0), []
+  for level, choice in zip(mass[1:], path, strict=True):
+    children = level.reshape(-1, b)[node]
+    total = jnp.sum(children)
+    shares.append(jnp.where(total > 0, children / jnp.where(total > 0, total, 1), 0))
+    node = node * b + choice
+  shares = jnp.array(shares, jnp.float32).reshape(len(shares), b)
+  return jax.lax.stop_gradient(shares)
+
+
+def routing_loss(
+  log_policy: jax.Array,
+  targets: jax.Array,
+  counted: jax.Array,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """Cross-entropy of the policy to the leaf attention's share of each child.
+
+  Args:
+    log_policy: `[..., depth, b]`, log pi at the nodes visited.
+    targets: `[..., depth, b]`, from `routing_targets`.
+    counted: `[..., depth]` bool, the decisions that can change what is read.
+    where: `[...]` bool, False at padded queries.
+
+  Returns:
+    `[]`: for each query the sum over its counted decisions, averaged over the
+    queries.
+  """
+  valid = counted[..., None] & (log_policy > MASKED)
+  cross = -jnp.sum(jnp.where(valid, targets * log_policy, 0), axis=(-2, -1))
+  return masked_mean(cross, where)
+
+
+@chex.dataclass(frozen=True)
+class ObjectiveWeights:
+  """The weights of the training objective; the defaults are our recipe.
+
+  Attributes:
+    leaf: lambda_CA, the weight of the task loss read from all leaves.
+    reinforce: lambda_RL, the weight of REINFORCE and of the entropy bonus.
+    entropy: alpha, the entropy bonus relative to REINFORCE.
+    routing: the weight of the routing loss.
+    baseline: one of `BASELINES`.
+  """
+
+  leaf: float = 1.0
+  reinforce: float = 1.0
+  entropy: float = 0.01
+  routing: float = 1.0
+  baseline: Baseline = "batch"
+
+
+def tree_objective(
+  log_likelihood: jax.Array,
+  leaf_log_likelihood: jax.Array,
+  reward: jax.Array,
+  leaf_reward: jax.Array,
+  walk: TreeAttentionOutput,
+  targets: jax.Array,
+  weights: ObjectiveWeights,
+  where: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The whole objective of a batch of B contexts with M queries each.
+
+  Args:
+    log_likelihood: `[B, M]`, of the targets, predicted from the nodes read.
+    leaf_log_likelihood: `[B, M]`, the same, predicted from all leaves.
+    reward: `[B, M]`, of the prediction from the nodes read.
+    leaf_reward: `[B, M]`, of the prediction from all leaves.
+    walk: the sampled walks, with leading `[B, M]`.
+    targets: `[B, M, depth, b]`, from `routing_targets`.
+    weights: an `ObjectiveWeights`.
+    where: `[B, M]` bool, False at padded queries.
+
+  Returns:
+    The loss `[]`, and its unweighted parts by name.
+
+  Raises:
+    ValueError: if the baseline is not one of `BASELINES`.
+  """
+  gain = advantage(reward, leaf_reward, weights.baseline, where)
+  parts = {
+    "loss_tca": -masked_mean(log_likelihood, where),
+    "loss_ca": -masked_mean(leaf_log_likelihood, where),
+    "loss_rl": reinforce_loss(walk.log_prob, gain, where),
+    "loss_routing": routing_loss(walk.log_policy, targets, walk.counted, where),
+    "entropy": masked_mean(walk.entropy, where),
+    "reward": masked_mean(reward, where),
+  }
+  loss = (
+    parts["loss_tca"]
+    + weights.leaf * parts["loss_ca"]
+    + weights.reinforce * (parts["loss_rl"] - weights.entropy * parts["entropy"])
+    + weights.routing * parts["loss_routing"]
+  )
+  return loss, parts

@@ -1,0 +1,398 @@
+"""Trees over a context's tokens: construction and bottom-up aggregation.
+
+A tree is data: a permutation of the tokens into the leaf slots of a perfect
+b-ary tree, and how many valid tokens each node holds. Every array has a shape
+that depends on the number of tokens N and the branch factor b alone, so that
+one compilation serves all contexts of a size, whatever their masks.
+
+How it is built (`build_tree`): how many tokens each node holds follows from
+the number of valid tokens alone, in closed form. Which tokens those are is one
+permutation: a sort, for the orders along a line; for a k-d tree a sort along
+every axis, and then one stable partition a level. Nothing here is learned and
+nothing is jitted: callers compose, `jax.jit` and `jax.vmap` these functions.
+"""
+
+from collections.abc import Callable
+import typing
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Order = typing.Literal["kd", "given", "axis", "random_projection"]
+ORDERS: tuple[str, ...] = typing.get_args(Order)
+
+# (children [..., b, D], mask [..., b]) -> [..., D]
+AggregateFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@chex.dataclass(frozen=True)
+class Tree:
+  """A perfect b-ary tree over N tokens, all arrays of fixed shape.
+
+  Node i of a level has the children i * b, ..., i * b + b - 1 on the next one.
+  There are no static fields: depth and branch factor are read from shapes. A
+  batch of trees (`jax.vmap` of `build_tree`) has leading axes on every field.
+
+  Attributes:
+    leaf_index: `[L]` int32, the token in each leaf slot, always in [0, N);
+      meaningless where `leaf_mask` is False.
+    leaf_mask: `[L]` bool, whether the slot holds a valid token.
+    child_count: for every level l above the leaves, `[b**l, b]` int32: the
+      number of valid tokens under each child of each node. A tree of depth 0
+      holds one such array of zeros: its root is a leaf and has no children.
+  """
+
+  leaf_index: jax.Array
+  leaf_mask: jax.Array
+  child_count: tuple[jax.Array, ...]
+
+  @property
+  def num_leaves(self) -> int:
+    """L = b**depth, the number of leaf slots, padding included."""
+    return self.leaf_index.shape[-1]
+
+  @property
+  def branch_factor(self) -> int:
+    """b, the number of children of an inner node."""
+    return self.child_count[0].shape[-1]
+
+  @property
+  def depth(self) -> int:
+    """The number of levels below the root."""
+    return 0 if self.num_leaves == 1 else len(self.child_count)
+
+
+def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
+  """The smallest depth with branch_factor**depth >= num_tokens.
+
+  >>> tree_depth(1), tree_depth(8), tree_depth(9), tree_depth(9, 3)
+  (0, 3, 4, 2)
+  """
+  depth = 0
+  while branch_factor**depth < num_tokens:
+    depth += 1
+  return depth
+
+
+def num_read_slots(num_tokens: int, branch_factor: int = 2) -> int:
+  """The most nodes that one query reads, |S| = (b - 1) * depth + 1.
+
+  >>> num_read_slots(128)
+  8
+  """
+  return (branch_factor - 1) * tree_depth(num_tokens, branch_factor) + 1
+
+
+def is_traced(*arrays: jax.Array | None) -> bool:
+  """Whether any of the arrays is abstract, so that its values are not known."""
+  return any(isinstance(x, jax.core.Tracer) for x in arrays)
+
+
+def check_context(
+  coords: jax.Array,
+  mask: jax.Array | None = None,
+  tokens: jax.Array | None = None,
+) -> None:
+  """Raises on a context that no system can read.
+
+  Shapes and dtypes are always checked; values only where they are known, that
+  is outside `jax.jit`, `jax.vmap` and `jax.grad`.
+
+  Args:
+    coords: `[..., N, C]` floating point.
+    mask: `[..., N]` bool or None, True at valid tokens.
+    tokens: `[..., N, D]` floating point or None.
+
+  Raises:
+    ValueError: if a shape or dtype is wrong, if N or C is 0, if a context has
+      no valid token, or if a valid coordinate or token is not finite.
+  """
+  if coords.ndim < 2 or 0 in coords.shape[-2:]:
+    raise ValueError(
+      "coords must be [..., N, C] with N >= 1 tokens and C >= 1 axes, got"
+      f" shape {coords.shape}"
+    )
+  named = {"coords": coords} | ({} if tokens is None else {"tokens": tokens})
+  for name, x in named.items():
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
+    if x.ndim < 2 or x.shape[:-1] != coords.shape[:-1]:
+      raise ValueError(
+        f"{name} must be {[*coords.shape[:-1], 'D']} to match coords"
+        f" {coords.shape}, got shape {x.shape}"
+      )
+  if mask is not None:
+    if mask.dtype != jnp.bool_:
+      raise ValueError(f"mask must be bool, got dtype {mask.dtype}")
+    if mask.shape != coords.shape[:-1]:
+      raise ValueError(
+        f"mask must be {coords.shape[:-1]} to match coords {coords.shape},"
+        f" got shape {mask.shape}"
+      )
+  if is_traced(coords, mask, tokens):
+    return
+  valid = np.ones(coords.shape[:-1], bool) if mask is None else np.asarray(mask)
+  empty = ~valid.any(-1)
+  if empty.any():
+    raise ValueError(
+      "every context needs at least one valid token, but the mask is all"
+      f" False in {int(empty.sum())} of {empty.size} contexts"
+    )
+  for name, x in named.items():
+    bad = valid & ~np.isfinite(np.asarray(x, np.float32)).all(-1)
+    if bad.any():
+      raise ValueError(
+        f"{name} must be finite at valid tokens, but {int(bad.sum())} of"
+        f" {int(valid.sum())} hold NaN or infinity, the first at index"
+        f" {tuple(int(i) for i in np.argwhere(bad)[0])}"
+      )
+
+
+def build_tree(
+  coords: jax.Array,
+  mask: jax.Array | None = None,
+  *,
+  branch_factor: int = 2,
+  order: Order = "kd",
+  axis: int = 0,
+  rng: jax.Array | None = None,
+) -> Tree:
+  """Builds a balanced tree over the valid tokens of one context (Sec. 3.1).
+
+  Every node is split into b parts whose numbers of valid tokens differ by at
+  most one, the larger parts first; where a part begins depends on the counts
+  alone. Ties in the sort key go by token index.
+
+  Args:
+    coords: `[N, C]` floating point, where each token lies.
+    mask: `[N]` bool, True at valid tokens; None means all. What a masked token
+      holds never matters.
+    branch_factor: b >= 2.
+    order: the heuristic. "kd": a true k-d tree, each node is cut across the
+      axis along which its own tokens spread widest (the lowest such axis).
+      "given": the order of the tokens. "axis": sorted by `axis`.
+      "random_projection": sorted by the projection on one random direction.
+    axis: for order "axis", which coordinate, in [-C, C).
+    rng: for order "random_projection", the key of the direction; consumed.
+
+  Returns:
+    A `Tree` with L = b**depth leaf slots, depth = `tree_depth(N, b)`.
+
+  Raises:
+    ValueError: if a shape, dtype or option is not as above; if a valid
+      coordinate is not finite, or if no token is valid and `mask` is concrete.
+
+  >>> tree = build_tree(jnp.array([[3.0], [1.0], [2.0]]))
+  >>> tree.depth, tree.num_leaves, tree.leaf_index.tolist()
+  (2, 4, [1, 2, 0, 0])
+  >>> tree.leaf_mask.tolist()
+  [True, True, True, False]
+  """
+  coords = jnp.asarray(coords)
+  mask = None if mask is None else jnp.asarray(mask)
+  if coords.ndim != 2:
+    raise ValueError(
+      f"coords must be [N, C], got shape {coords.shape}; batch with jax.vmap"
+    )
+  check_context(coords, mask)
+  num_tokens, num_axes = coords.shape
+  if not isinstance(branch_factor, int) or branch_factor < 2:
+    raise ValueError(f"branch_factor must be an int >= 2, got {branch_factor!r}")
+  if order not in ORDERS:
+    raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
+  if order == "axis" and not -num_axes <= axis < num_axes:
+    raise ValueError(f"axis must be in [{-num_axes}, {num_axes}), got {axis}")
+
+  b, depth = branch_factor, tree_depth(num_tokens, branch_factor)
+  if mask is None:
+    mask = jnp.ones(num_tokens, bool)
+  points = jnp.where(mask[:, None], coords, 0)
+  if order == "axis":
+    points = points[:, axis, None]
+  elif order == "random_projection":
+    if rng is None:
+      raise ValueError("order 'random_projection' needs rng, got None")
+    direction = jax.random.normal(rng, (num_axes,), points.dtype)
+    points = (points @ direction)[:, None]
+
+  count = jnp.sum(mask, dtype=jnp.int32)
+  leaf_mask = jnp.asarray(_digit_reversal(b, depth)) < count
+  if order == "given":
+    ranking = jnp.argsort(~mask, stable=True)
+  else:
+    ranking = jnp.stack([_sort_valid(x, mask) for x in points.T])
+    ranking = _refine(ranking, points, leaf_mask, b)[0]
+  rank = jnp.cumsum(leaf_mask, dtype=jnp.int32) - 1
+  leaf_index = jnp.where(leaf_mask, ranking[jnp.maximum(rank, 0)], 0)
+  child_count = [
+    _node_counts(count, b, level).reshape(-1, b) for level in range(1, depth + 1)
+  ]
+  return Tree(
+    leaf_index=leaf_index.astype(jnp.int32),
+    leaf_mask=leaf_mask,
+    child_count=tuple(child_count) or (jnp.zeros((1, b), jnp.int32),),
+  )
+
+
+def _digit_reversal(b: int, level: int) -> np.ndarray:
+  """`[b**level]`: each node's index with its base-b digits reversed."""
+  reversal = np.zeros(1, np.int32)
+  for l in range(level):
+    reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
+  return reversal
+
+
+def _node_counts(count: jax.Array, b: int, level: int) -> jax.Array:
+  """`[b**level]` int32: the valid tokens under each node of a level.
+
+  Halving n tokens evenly, larger half first, again and again, deals them out
+  to the nodes like cards: token t goes to the node whose reversed index is
+  t mod b**level.
+  """
+  nodes = b**level
+  return (count - jnp.asarray(_digit_reversal(b, level)) + nodes - 1) // nodes
+
+
+def _sort_valid(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """`[N]` int32: the tokens by ascending x, ties by index, masked ones last."""
+  tokens = jnp.arange(x.shape[0], dtype=jnp.int32)
+  key = jnp.where(mask, x, jnp.inf)
+  return jax.lax.sort((~mask, key, tokens), num_keys=3)[-1]
+
+
+def _refine(
+  ranking: jax.Array, points: jax.Array, leaf_mask: jax.Array, b: int
+) -> jax.Array:
+  """Orders the tokens as a k-d tree does, level by level.
+
+  A level looks at each node's tokens in the order of every axis, finds the
+  axis of the widest spread from the first and the last of them, and moves the
+  tokens of each part together, keeping their order within it (a stable
+  partition). All levels have the same shapes, so one scan serves them.
+
+  Args:
+    ranking: `[C, N]` int32, the tokens sorted along each axis, masked ones last.
+    points: `[N, C]`, the axes.
+    leaf_mask: `[L]` bool.
+    b: the branch factor.
+
+  Returns:
+    `[C, N]` int32: in every row, position p holds the token of the p-th valid
+    leaf.
+  """
+  num_axes, num_tokens = ranking.shape
+  depth = tree_depth(leaf_mask.shape[0], b)
+  if num_axes == 1 or depth == 0:
+    return ranking
+  position = jnp.arange(num_tokens)
+  valid = position < jnp.sum(leaf_mask)
+  slot = jnp.argsort(~leaf_mask, stable=True)[:num_tokens]
+  before = jnp.pad(jnp.cumsum(leaf_mask), (1, 0))  # valid leaves before a slot
+  axes = jnp.arange(num_axes)[:, None]
+
+  def split(ranking, width):
+    """Splits all nodes of a level, whose subtrees are `width` leaves wide."""
+    node, part_width = slot // width, width // b
+    start, end = before[node * width], before[(node + 1) * width]
+    low = points[ranking[:, start], axes]
+    high = points[ranking[:, jnp.maximum(end - 1, 0)], axes]
+    widest = jnp.argmax(high - low, axis=0)
+    part_of_token = jnp.zeros(num_tokens, slot.dtype)
+    part_of_token = part_of_token.at[ranking[widest, position]].set(
+      slot // part_width % b, unique_indices=True
+    )
+
+    def partition(order):
+      part = part_of_token[order]
+      joins = valid[:, None] & (part[:, None] == jnp.arange(b))
+      earlier = jnp.cumsum(joins, axis=0) - joins
+      rank = earlier[position, part] - earlier[start, part]
+      target = before[node * width + part * part_width] + rank
+      target = jnp.where(valid, target, position)
+      return jnp.zeros_like(order).at[target].set(order, unique_indices=True)
+
+    return jax.vmap(partition)(ranking), None
+
+  widths = jnp.asarray([b ** (depth - level) for level in range(depth)])
+  return jax.lax.scan(split, ranking, widths)[0]
+
+
+def aggregate(
+  aggregate_fn: AggregateFn, tree: Tree, tokens: jax.Array
+) -> tuple[jax.Array, ...]:
+  """Summarises every subtree in its inner node, from the leaves up (Sec. 3.1).
+
+  value(node) = aggregate_fn(values of its children), with the same function
+  at every node of every level. A node with one valid child takes that child's
+  value unchanged, so that padding a context does not change its tree. The
+  function sees zeros in place of masked children and must be finite there.
+
+  Args:
+    aggregate_fn: `(children [..., b, D], mask [..., b]) -> [..., D]`.
+    tree: a `Tree` over N tokens.
+    tokens: `[N, D]`.
+
+  Returns:
+    depth + 1 arrays, `levels[l]` of shape `[b**l, D]`, from the root (l = 0)
+    to the leaves in leaf order. Nodes without a valid token hold zeros.
+
+  Raises:
+    ValueError: if tokens is not `[N, D]` with N that fits the tree.
+
+  >>> mean = lambda x, m: x.sum(-2) / jnp.maximum(m.sum(-1), 1)[..., None]
+  >>> tree = build_tree(jnp.array([[0.0], [1.0], [2.0]]))
+  >>> [level[:, 0].tolist() for level in aggregate(mean, tree, jnp.eye(3)[:, :1])]
+  [[0.25], [0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]
+  """
+  tokens = jnp.asarray(tokens)
+  b, depth = tree.branch_factor, tree.depth
+  if tokens.ndim != 2 or tree_depth(tokens.shape[0], b) != depth:
+    raise ValueError(
+      f"tokens must be [N, D] with N of depth {depth} at branch factor {b},"
+      f" got shape {tokens.shape}"
+    )
+  leaf_index = jnp.asarray(tree.leaf_index)
+  level = jnp.where(tree.leaf_mask[:, None], tokens[leaf_index], 0)
+  levels = [level]
+  for count in reversed(tree.child_count[:depth]):
+    children = level.reshape(*count.shape, -1)
+    mask = count > 0
+    summary = aggregate_fn(children, mask)
+    only_child = jnp.sum(children, axis=-2)  # masked children are zeros
+    level = jnp.where(
+      jnp.sum(mask, axis=-1, keepdims=True) > 1, summary, only_child
+    ).astype(children.dtype)
+    levels.append(level)
+  return tuple(reversed(levels))
+
+
+def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...]:
+  """Sums a weight over leaves under every node of every level.
+
+  Args:
+    weights: `[..., L]` with L a power of the branch factor, in leaf order.
+    branch_factor: b.
+
+  Returns:
+    depth + 1 arrays, `[..., b**l]` from the root to the leaves.
+
+  Raises:
+    ValueError: if L is not a power of b.
+
+  >>> [m.tolist() for m in subtree_mass(jnp.array([1.0, 2.0, 3.0, 4.0]), 2)]
+  [[10.0], [3.0, 7.0], [1.0, 2.0, 3.0, 4.0]]
+  """
+  num_leaves = weights.shape[-1]
+  depth = tree_depth(num_leaves, branch_factor)
+  if branch_factor**depth != num_leaves:
+    raise ValueError(
+      f"weights must be [..., L] with L a power of {branch_factor}, got shape"
+      f" {weights.shape}"
+    )
+  levels = [weights]
+  for _ in range(depth):
+    folded = levels[-1].reshape(*weights.shape[:-1], -1, branch_factor)
+    levels.append(jnp.sum(folded, axis=-1))
+  return tuple(reversed(levels))

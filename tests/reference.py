@@ -1,0 +1,154 @@
+"""Slow NumPy twins of every algorithm: recursive, one node and one query at a time."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Node:
+  """A node of a reference tree; `slot` is its first leaf slot."""
+
+  tokens: list[int]
+  level: int
+  index: int
+  children: list["Node"]
+
+
+def build(coords, mask, b, order="kd", axis=0):
+  """The tree as nested nodes, children left to right, empty ones included."""
+  coords = np.asarray(coords, np.float64)
+  depth = 0
+  while b**depth < len(coords):
+    depth += 1
+  valid = [i for i in range(len(coords)) if mask[i]]
+  if order == "axis":
+    valid = sorted(valid, key=lambda i: (coords[i, axis], i))
+
+  def grow(tokens, level, index):
+    if level == depth:
+      assert len(tokens) <= 1
+      return Node(tokens, level, index, [])
+    if order == "kd" and tokens:
+      spread = [
+        max(coords[i, c] for i in tokens) - min(coords[i, c] for i in tokens)
+        for c in range(coords.shape[1])
+      ]
+      widest = spread.index(max(spread))
+      tokens = sorted(tokens, key=lambda i: (coords[i, widest], i))
+    small, larger = divmod(len(tokens), b)
+    children, start = [], 0
+    for part in range(b):
+      size = small + (part < larger)
+      children.append(grow(tokens[start : start + size], level + 1, index * b + part))
+      start += size
+    return Node(tokens, level, index, children)
+
+  return grow(valid, 0, 0)
+
+
+def nodes_by_level(root):
+  """A list of levels, each the list of its nodes from left to right."""
+  levels = [[root]]
+  while levels[-1][0].children:
+    levels.append([child for node in levels[-1] for child in node.children])
+  return levels
+
+
+def aggregate(aggregate_fn, root, tokens):
+  """{(level, index): value}; aggregate_fn maps the valid children `[n, D]` to `[D]`."""
+  values = {}
+
+  def visit(node):
+    if not node.tokens:
+      value = np.zeros(tokens.shape[1])
+    elif not node.children:
+      value = tokens[node.tokens[0]]
+    for child in node.children:
+      visit(child)
+    if node.tokens and node.children:
+      full = [child for child in node.children if child.tokens]
+      own = np.stack([values[child.level, child.index] for child in full])
+      value = own[0] if len(full) == 1 else aggregate_fn(own)
+    values[node.level, node.index] = value
+
+  visit(root)
+  return values
+
+
+def softmax(x, axis=-1):
+  e = np.exp(x - x.max(axis, keepdims=True))
+  return e / e.sum(axis, keepdims=True)
+
+
+def attend(query, keys, values):
+  """Softmax attention of `[H, Dh]` over lists of `[H, Dh]` keys, `[H, Dv]` values."""
+  if not len(keys):
+    return np.zeros((query.shape[0], 0))
+  keys, values = np.stack(keys), np.stack(values)
+  logits = np.einsum("hd,nhd->hn", query, keys) / np.sqrt(query.shape[1])
+  return np.einsum("hn,nhd->hd", softmax(logits), values)
+
+
+def policy(query, keys):
+  """(pi over the given children `[n]`, mean per-head entropy)."""
+  logits = np.einsum("hd,nhd->hn", query, np.stack(keys)) / np.sqrt(query.shape[1])
+  per_head = softmax(logits)
+  entropy = -(per_head * np.log(np.maximum(per_head, 1e-300))).sum(-1).mean()
+  return per_head.mean(0), entropy
+
+
+@dataclasses.dataclass
+class Walk:
+  """One walk: nodes read as (level, index), and what the policy did."""
+
+  read: list[tuple[int, int]]
+  path: list[int]
+  log_prob: float
+  entropy: float
+  output: np.ndarray
+
+
+def walk(query, keys, values, root, path=None):
+  """The greedy walk, or the one along `path`; keys[level][index] is `[H, Dh]`."""
+  node, read, taken, log_prob, entropies = root, [], [], 0.0, []
+  while node.children:
+    full = [c for c in node.children if c.tokens]
+    if not full:
+      chosen = node.children[0]
+      taken.append(0)
+      node = chosen
+      continue
+    pi, entropy = policy(query, [keys[c.level][c.index] for c in full])
+    if path is None:
+      pick = int(np.argmax(pi))
+    else:
+      pick = full.index(node.children[path[len(taken)]])
+    if any(len(c.tokens) > 1 for c in full):
+      log_prob += np.log(pi[pick])
+      entropies.append(entropy)
+    chosen = full[pick]
+    read += [(c.level, c.index) for c in full if c is not chosen]
+    taken.append(node.children.index(chosen))
+    node = chosen
+  if node.tokens:
+    read.append((node.level, node.index))
+  output = np.zeros((query.shape[0], values[0].shape[-1]))
+  if read:
+    output = attend(
+      query, [keys[l][i] for l, i in read], [values[l][i] for l, i in read]
+    )
+  entropy = float(np.mean(entropies)) if entropies else 0.0
+  return Walk(read, taken, log_prob, entropy, output)
+
+
+def all_paths(root):
+  """Every path with a valid child at each step, as lists of child positions."""
+  if not root.children:
+    return [[]]
+  return [
+    [k, *rest]
+    for k, child in enumerate(root.children)
+    if child.tokens
+    for rest in all_paths(child)
+  ]

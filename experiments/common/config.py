@@ -1,0 +1,217 @@
+"""One frozen dataclass of options for an experiment, and its flags.
+
+An option is declared once, as a field of a config. `define_flags` makes the
+absl flags of a config class, `from_flags` reads them back into one frozen
+config: nothing below `main` looks at flags.
+"""
+
+import dataclasses
+import json
+import pathlib
+import typing
+
+from absl import flags
+from etils import epath
+
+from tca_jax import objectives
+from tca_jax import tree
+
+CONFIG_FILE = "config.json"
+MODELS = ("tca", "ca", "perceiver")
+
+
+class ConfigError(ValueError):
+  """An option or a workdir that cannot be used; the message says what can."""
+
+
+def option(
+  default: typing.Any,
+  text: str,
+  choices: tuple[str, ...] | None = None,
+  at_least: float | None = None,
+  recipe: bool = True,
+) -> typing.Any:
+  """A field of a config.
+
+  Args:
+    default: its default; its type is the option's type.
+    text: what the flag's help says.
+    choices: the strings allowed, if only some are.
+    at_least: the least number allowed.
+    recipe: whether it is part of what is trained, so that a workdir holds one
+      value of it; False for logging, saving and evaluation.
+  """
+  metadata = dict(text=text, choices=choices, at_least=at_least, recipe=recipe)
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """The options that all experiments share; see each one's text."""
+
+  model: str = option("tca", "The system: its read-out.", choices=MODELS)
+  seed: int = option(0, "Of the parameters and of the training data.", at_least=0)
+  num_steps: int = option(2000, "Training steps.", at_least=1)
+  batch_size: int = option(32, "Contexts a step, over all devices.", at_least=1)
+
+  num_layers: int = option(0, "Transformer layers of the encoder.", at_least=0)
+  branch_factor: int = option(2, "Children of a node of the tree.", at_least=2)
+  tree_order: str = option("kd", "How the tree is built.", choices=tree.ORDERS)
+  share_policy: bool = option(True, "Whether policy and attention share weights.")
+  tree_gradient: bool = option(True, "Whether gradients flow down the tree.")
+  num_latents: int = option(
+    0, "Latents of Perceiver IO; 0: as many as TCA reads nodes.", at_least=0
+  )
+  dropout: float = option(0.0, "Dropout rate.", at_least=0)
+  dtype: str = option("float32", "Of the activations.", choices=("float32", "bfloat16"))
+
+  learning_rate: float = option(2e-3, "The peak, after warm-up.", at_least=0)
+  warmup_steps: int = option(200, "Steps of linear warm-up.", at_least=0)
+  adam_b1: float = option(0.9, "Adam's beta1.", at_least=0)
+  clip_norm: float = option(1.0, "Clips the global norm; 0: never.", at_least=0)
+  lambda_ca: float = option(1.0, "Weight of the leaves' loss.", at_least=0)
+  lambda_rl: float = option(1.0, "Weight of REINFORCE.", at_least=0)
+  entropy_weight: float = option(
+    0.01, "Weight of the entropy bonus, within REINFORCE.", at_least=0
+  )
+  routing_weight: float = option(1.0, "Weight of the routing loss.", at_least=0)
+  baseline: str = option("batch", "Of REINFORCE.", choices=objectives.BASELINES)
+  reward: str = option(
+    "accuracy",
+    "Of REINFORCE; regression always takes the likelihood.",
+    choices=objectives.REWARDS,
+  )
+
+  save_every: int = option(500, "Steps between checkpoints.", at_least=1, recipe=False)
+  log_every: int = option(50, "Steps between log lines.", at_least=1, recipe=False)
+  eval_batches: int = option(
+    100, "Batches of the evaluation; 0: the whole test set.", at_least=0, recipe=False
+  )
+  eval_seed: int = option(
+    1, "Of the evaluation's data, apart from training's.", at_least=0, recipe=False
+  )
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, allowed = getattr(self, field.name), field.metadata
+      if type(value) is not type(field.default):
+        raise ConfigError(
+          f"{field.name} must be {type(field.default).__name__}, got {value!r}"
+        )
+      if allowed["choices"] and value not in allowed["choices"]:
+        raise ConfigError(
+          f"{field.name} must be one of {allowed['choices']}, got {value!r}"
+        )
+      if allowed["at_least"] is not None and not value >= allowed["at_least"]:
+        raise ConfigError(
+          f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
+        )
+
+
+ConfigType = typing.TypeVar("ConfigType", bound=Config)
+
+
+def define_flags(config_class: type[Config]) -> None:
+  """Defines --mode, --workdir, and a flag for every option of the config."""
+  flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "Train (and evaluate), or eval."
+  )
+  flags.DEFINE_string(
+    "workdir", None, "Holds config, checkpoints, metrics and results.", required=True
+  )
+  define = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+  }
+  for field in dataclasses.fields(config_class):
+    text, choices = field.metadata["text"], field.metadata["choices"]
+    if choices:
+      flags.DEFINE_enum(field.name, field.default, choices, text)
+    else:
+      define[type(field.default)](field.name, field.default, text)
+
+
+def from_flags(config_class: type[ConfigType]) -> ConfigType:
+  """The config that the parsed flags ask for; ConfigError if it is not allowed."""
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return config_class(**{name: flags.FLAGS[name].value for name in names})
+
+
+def with_given_flags(config: ConfigType) -> ConfigType:
+  """A workdir's config, with the flags of the command line that may differ.
+
+  Raises:
+    ConfigError: if a flag given asks for another recipe than the workdir's.
+  """
+  changes = {}
+  for field in dataclasses.fields(config):
+    flag = flags.FLAGS[field.name]
+    if not flag.present or flag.value == getattr(config, field.name):
+      continue
+    if field.metadata["recipe"]:
+      raise ConfigError(
+        f"--{field.name}={flag.value} contradicts the workdir, which was trained"
+        f" with {getattr(config, field.name)!r}; leave it out"
+      )
+    changes[field.name] = flag.value
+  return dataclasses.replace(config, **changes)
+
+
+def load(config_class: type[ConfigType], workdir: epath.Path) -> ConfigType:
+  """Reads a workdir's config.
+
+  Raises:
+    ConfigError: if there is none, or if it is not of this experiment.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    raise ConfigError(f"{workdir} holds no {CONFIG_FILE}: nothing was trained there")
+  stored = json.loads(path.read_text())
+  names = {field.name for field in dataclasses.fields(config_class)}
+  if set(stored) != names:
+    raise ConfigError(
+      f"{path} is of another experiment or version: unknown options"
+      f" {sorted(set(stored) - names)}, missing {sorted(names - set(stored))}"
+    )
+  return config_class(**stored)
+
+
+def claim_workdir(config: Config, workdir: epath.Path) -> None:
+  """Writes the config to a new workdir, or checks it against an old one's.
+
+  Raises:
+    ConfigError: if the workdir was trained with another recipe, or if it holds
+      files but no config.
+  """
+  path = workdir / CONFIG_FILE
+  if path.exists():
+    stored = load(type(config), workdir)
+    different = [
+      f"{field.name}: {getattr(stored, field.name)!r} there,"
+      f" {getattr(config, field.name)!r} here"
+      for field in dataclasses.fields(config)
+      if field.metadata["recipe"]
+      and getattr(stored, field.name) != getattr(config, field.name)
+    ]
+    if different:
+      raise ConfigError(
+        f"{workdir} holds a run of another config ({'; '.join(different)});"
+        " choose another --workdir, or give the same flags to resume"
+      )
+    return
+  if workdir.exists() and any(workdir.iterdir()):
+    raise ConfigError(
+      f"{workdir} holds files but no {CONFIG_FILE}; choose an empty --workdir"
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_json(path, dataclasses.asdict(config))
+
+
+def write_json(path: epath.PathLike, content: typing.Any) -> None:
+  """Writes JSON so that a kill leaves the old file or the new one, never half."""
+  path = pathlib.Path(path)
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(content, indent=2) + "\n")
+  part.replace(path)

@@ -1,0 +1,159 @@
+"""What the train loop and the evaluation know of a task, and its model."""
+
+import abc
+from collections.abc import Iterator
+import typing
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from experiments.common.config import Config
+import tca_jax
+from tca_jax import objectives
+
+
+@chex.dataclass(frozen=True)
+class Batch:
+  """B contexts of at most N tokens, with at most M queries each.
+
+  Attributes:
+    coords: `[B, N, C]`.
+    values: `[B, N, E]`.
+    mask: `[B, N]` bool, True at valid tokens.
+    query_coords: `[B, M, C]`.
+    targets: `[B, M]` int32 labels, or `[B, M, E]` float32 values.
+    query_mask: `[B, M]` bool, True at valid queries.
+  """
+
+  coords: jax.Array
+  values: jax.Array
+  mask: jax.Array
+  query_coords: jax.Array
+  targets: jax.Array
+  query_mask: jax.Array
+
+
+class Task(abc.ABC):
+  """A task: a model and batches that are a function of a seed and a number.
+
+  Attributes:
+    config: the experiment's config.
+    model: a `ReTreever`.
+    metric: "accuracy" or "log_likelihood", the one the paper reports.
+    max_context: the most tokens that a context of the task has.
+  """
+
+  config: Config
+  model: tca_jax.ReTreever
+  metric: typing.Literal["accuracy", "log_likelihood"]
+  max_context: int
+
+  @abc.abstractmethod
+  def train_batch(self, step: int) -> Batch:
+    """The batch of a training step, a function of (seed, step)."""
+
+  @abc.abstractmethod
+  def eval_batches(self) -> Iterator[Batch]:
+    """The batches of an evaluation, a function of eval_seed and eval_batches."""
+
+  @property
+  def largest_read(self) -> int:
+    """The most tokens, latents or nodes that one query reads."""
+    if self.config.model == "ca":
+      return self.max_context
+    if self.config.model == "perceiver" and self.config.num_latents:
+      return self.config.num_latents
+    return tca_jax.num_read_slots(self.max_context, self.config.branch_factor)
+
+  def key(self, stream: typing.Literal["train", "eval", "init"], i: int) -> jax.Array:
+    """The key of the i-th draw of a stream; streams of one seed are apart."""
+    seed = self.config.eval_seed if stream == "eval" else self.config.seed
+    names = ("train", "eval", "init")
+    return jax.random.fold_in(
+      jax.random.fold_in(jax.random.key(seed), names.index(stream)), i
+    )
+
+
+def build_read_out(config: Config, max_context: int) -> nn.Module:
+  """The read-out that a config asks for."""
+  dtype = jnp.dtype(config.dtype)
+  shared = dict(dropout=config.dropout, dtype=dtype)
+  if config.model == "ca":
+    return tca_jax.CrossAttention(**shared)
+  if config.model == "perceiver":
+    slots = tca_jax.num_read_slots(max_context, config.branch_factor)
+    return tca_jax.PerceiverIO(num_latents=config.num_latents or slots, **shared)
+  return tca_jax.TreeCrossAttention(
+    branch_factor=config.branch_factor,
+    order=typing.cast(typing.Any, config.tree_order),
+    share_policy=config.share_policy,
+    tree_gradient=config.tree_gradient,
+    **shared,
+  )
+
+
+def build_model(
+  config: Config, max_context: int, embedder: nn.Module, head: nn.Module
+) -> tca_jax.ReTreever:
+  """The system that a config asks for, all alike but for the read-out."""
+  encoder = None
+  if config.num_layers:
+    encoder = tca_jax.Encoder(
+      config.num_layers, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
+    )
+  read_out = build_read_out(config, max_context)
+  return tca_jax.ReTreever(
+    embedder=embedder, encoder=encoder, read_out=read_out, head=head
+  )
+
+
+def log_likelihood(output: typing.Any, targets: jax.Array) -> jax.Array:
+  """Log p(target), `[B, M]`, of a `Gaussian` or of class logits."""
+  if isinstance(output, tca_jax.Gaussian):
+    return objectives.gaussian_log_likelihood(output.mean, output.std, targets)
+  return objectives.categorical_log_likelihood(output, targets)
+
+
+def reward(output: typing.Any, targets: jax.Array, config: Config) -> jax.Array:
+  """REINFORCE's reward, `[B, M]`; regression always takes the likelihood."""
+  if isinstance(output, tca_jax.Gaussian) or config.reward == "likelihood":
+    return log_likelihood(output, targets)
+  return objectives.accuracy(output, targets)
+
+
+def objective(
+  prediction: tca_jax.Prediction, batch: Batch, config: Config
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss of a batch and its parts, for any of the systems."""
+  where = batch.query_mask
+  own = log_likelihood(prediction.output, batch.targets)
+  if prediction.leaf_output is None:
+    loss = -objectives.masked_mean(own, where)
+    return loss, {"reward": masked_reward(prediction, batch, config)}
+  weights = objectives.ObjectiveWeights(
+    leaf=config.lambda_ca,
+    reinforce=config.lambda_rl,
+    entropy=config.entropy_weight,
+    routing=config.routing_weight,
+    baseline=typing.cast(typing.Any, config.baseline),
+  )
+  return objectives.tree_objective(
+    own,
+    log_likelihood(prediction.leaf_output, batch.targets),
+    reward(prediction.output, batch.targets, config),
+    reward(prediction.leaf_output, batch.targets, config),
+    prediction.reading.walk,
+    prediction.reading.routing_targets,
+    weights,
+    where,
+  )
+
+
+def masked_reward(
+  prediction: tca_jax.Prediction, batch: Batch, config: Config
+) -> jax.Array:
+  """The mean reward over the valid queries."""
+  rewards = reward(prediction.output, batch.targets, config)
+  return objectives.masked_mean(rewards, batch.query_mask)

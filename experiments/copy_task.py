@@ -1,0 +1,73 @@
+"""The copy task (Sec. 4.1): recall a sequence of symbols in reverse.
+
+  python -m experiments.copy_task --workdir=runs/copy --model=tca
+
+trains on sequences of T = 64 and evaluates on 3,200 fresh ones.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from experiments.common import launch
+from experiments.common import task as task_lib
+from experiments.common.config import Config
+from experiments.common.config import ConfigError
+from experiments.common.config import option
+from experiments.data import copy
+import tca_jax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CopyConfig(Config):
+  """The options of the copy task."""
+
+  sequence_length: int = option(
+    64, "T, even: half to read, half to recall.", at_least=4
+  )
+  tree_order: str = option("given", "How the tree is built.", ("given", "kd"))
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.sequence_length % 2:
+      raise ConfigError(f"sequence_length must be even, got {self.sequence_length}")
+    if self.eval_batches == 0:
+      raise ConfigError("eval_batches must be at least 1: fresh sequences never end")
+
+
+class CopyTask(task_lib.Task):
+  """Sequences drawn on the device."""
+
+  metric = "accuracy"
+
+  def __init__(self, config: CopyConfig):
+    self.config = config
+    self.max_context = config.sequence_length // 2
+    dtype = jnp.dtype(config.dtype)
+    self.model = task_lib.build_model(
+      config,
+      self.max_context,
+      tca_jax.SequenceEmbedder(num_features=copy.NUM_CLASSES, dtype=dtype),
+      tca_jax.ClassificationHead(copy.NUM_CLASSES, dtype=dtype),
+    )
+    self._sample = jax.jit(
+      functools.partial(
+        copy.sample,
+        batch_size=config.batch_size,
+        sequence_length=config.sequence_length,
+      )
+    )
+
+  def train_batch(self, step: int) -> task_lib.Batch:
+    return self._sample(jax.random.fold_in(self.key("train", step), 0))
+
+  def eval_batches(self) -> Iterator[task_lib.Batch]:
+    for i in range(self.config.eval_batches):
+      yield self._sample(self.key("eval", i))
+
+
+if __name__ == "__main__":
+  launch.start(CopyConfig, CopyTask)

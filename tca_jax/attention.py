@@ -1,7 +1,7 @@
-"""Dot-product attention over masked tokens, for one query.
+"""Dot-product attention over masked tokens.
 
-The core is unbatched: one query of H heads against the tokens of one context.
-`jax.vmap` it over queries and contexts at the edge. Logits and softmax are
+The core is unbatched: queries of H heads against the tokens of one context;
+`jax.vmap` it over contexts at the edge. Logits and softmax are
 float32 whatever the dtype of keys and values.
 """
 
@@ -12,19 +12,6 @@ import jax.numpy as jnp
 # Stands for -inf in logits and log-probabilities: finite, so that no masked
 # entry can turn into NaN in a gradient, yet exp(MASKED - x) is 0 for any x.
 MASKED = -1e30
-
-
-@chex.dataclass(frozen=True)
-class CrossAttentionOutput:
-  """What `cross_attention` returns.
-
-  Attributes:
-    output: `[H, Dh]`, the attended values; zeros if no token is valid.
-    weights: `[H, N]` float32, the attention weights, 0 at masked tokens.
-  """
-
-  output: jax.Array
-  weights: jax.Array
 
 
 def masked_log_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
@@ -88,23 +75,37 @@ def head_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
   ) / jnp.sqrt(jnp.float32(query.shape[-1]))
 
 
+@chex.dataclass(frozen=True)
+class CrossAttentionOutput:
+  """What `cross_attention` returns.
+
+  Attributes:
+    output: `[M, H, Dv]`, the attended values; zeros if no token is valid.
+    weights: `[M, H, N]` float32, the attention weights, 0 at masked tokens.
+  """
+
+  output: jax.Array
+  weights: jax.Array
+
+
 def cross_attention(
   query: jax.Array,
   keys: jax.Array,
   values: jax.Array,
   mask: jax.Array | None = None,
 ) -> CrossAttentionOutput:
-  """Attention of one query over all N tokens of a context.
+  """Attention over all N tokens of a context, by one query or by M of them.
 
   Args:
-    query: `[H, Dh]`.
+    query: `[H, Dh]`, or `[M, H, Dh]` for one matrix product of all M.
     keys: `[N, H, Dh]`.
     values: `[N, H, Dv]`.
     mask: `[N]` bool, True at valid tokens; None means all. A masked token's
       keys and values must be finite; apart from that they never matter.
 
   Returns:
-    A `CrossAttentionOutput`; zeros where no token is valid.
+    A `CrossAttentionOutput`, without the leading M if the query has none;
+    zeros where no token is valid.
 
   Raises:
     ValueError: if the shapes do not fit together.
@@ -114,24 +115,66 @@ def cross_attention(
   ([[1.0, 1.0]], [[0.25, 0.25, 0.25, 0.25]])
   """
   if (
-    query.ndim != 2
+    query.ndim not in (2, 3)
     or keys.ndim != 3
-    or keys.shape[1:] != query.shape
+    or keys.shape[1:] != query.shape[-2:]
     or values.shape[:2] != keys.shape[:2]
   ):
     raise ValueError(
-      "query, keys, values must be [H, Dh], [N, H, Dh], [N, H, Dv], got"
-      f" {query.shape}, {keys.shape}, {values.shape}"
+      "query, keys, values must be [H, Dh] or [M, H, Dh], [N, H, Dh], [N, H, Dv],"
+      f" got {query.shape}, {keys.shape}, {values.shape}"
     )
   if mask is None:
     mask = jnp.ones(keys.shape[0], bool)
   if mask.shape != keys.shape[:1]:
     raise ValueError(f"mask must be {keys.shape[:1]}, got {mask.shape}")
-  weights = masked_softmax(head_logits(query, keys), mask)
-  output = jnp.einsum(
-    "hn,nhd->hd",
-    weights.astype(values.dtype),
-    values,
+  if query.ndim == 2:
+    out = cross_attention(query[None], keys, values, mask)
+    return CrossAttentionOutput(output=out.output[0], weights=out.weights[0])
+  # Heads lead, so that each is one plain matrix product; weights are normalised
+  # behind the second product, where they are fewer.
+  scale = jnp.sqrt(jnp.float32(query.shape[-1])).astype(query.dtype)
+  queries = jnp.swapaxes(query / scale, 0, 1)
+  logits = jnp.matmul(
+    queries,
+    jnp.transpose(keys, (1, 2, 0)),
     preferred_element_type=jnp.float32,
   )
-  return CrossAttentionOutput(output=output.astype(values.dtype), weights=weights)
+  logits = jnp.where(mask, logits, MASKED)
+  peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  weights = jnp.where(mask, jnp.exp(logits - peak), 0)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  total = jnp.where(total > 0, total, 1)
+  output = jnp.matmul(
+    weights.astype(values.dtype),
+    jnp.swapaxes(values, 0, 1),
+    preferred_element_type=jnp.float32,
+  )
+  return CrossAttentionOutput(
+    output=jnp.swapaxes(output / total, 0, 1).astype(values.dtype),
+    weights=jnp.swapaxes(weights / total, 0, 1),
+  )
+
+
+def sibling_attention(
+  queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Self-attention within many small groups, such as the children of a node.
+
+  Products of broadcast arrays rather than a matrix product per group.
+
+  Args:
+    queries: `[..., b, H, Dh]`.
+    keys: `[..., b, H, Dh]`.
+    values: `[..., b, H, Dv]`.
+    mask: `[..., b]` bool, True at valid members.
+
+  Returns:
+    `[..., b, H, Dv]`.
+  """
+  scale = jnp.sqrt(jnp.float32(queries.shape[-1]))
+  pairs = queries[..., :, None, :, :] * keys[..., None, :, :, :]
+  logits = jnp.sum(pairs, axis=-1, dtype=jnp.float32) / scale
+  weights = masked_softmax(logits, mask[..., None, :, None], axis=-2)
+  weights = weights.astype(values.dtype)[..., None]
+  return jnp.sum(weights * values[..., None, :, :, :], axis=-3)

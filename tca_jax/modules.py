@@ -64,27 +64,60 @@ class FeedForward(nn.Module):
     return x + nn.Dropout(self.dropout)(h, deterministic=not train)
 
 
+class SelfAttention(nn.Module):
+  """Multi-head self-attention, `[B, N, D]` with mask `[B, N]` -> `[B, N, D]`.
+
+  Attributes:
+    num_heads: H, must divide D.
+    small_groups: whether N is a few and the groups are many, as for the
+      children of the nodes of a tree: then any leading axes will do.
+    dtype: of the activations.
+  """
+
+  num_heads: int = 4
+  small_groups: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def project(name: str) -> nn.Dense:
+      return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)
+
+    queries, keys, values = (
+      attention.split_heads(project(name)(x), self.num_heads)
+      for name in ("query", "key", "value")
+    )
+    if self.small_groups:
+      attended = attention.sibling_attention(queries, keys, values, mask)
+    else:
+      attended = _attend_all(
+        queries, FlatMemory(keys=keys, values=values, mask=mask)
+      ).output
+    return project("out")(attention.merge_heads(attended))
+
+
 class TransformerLayer(nn.Module):
-  """Pre-norm self-attention and feed-forward over the last axis but one.
+  """Pre-norm self-attention and feed-forward.
 
   Attributes:
     num_heads: H, must divide D.
     hidden: the width of the feed-forward.
     dropout: on the output of either half.
+    small_groups: see `SelfAttention`.
     dtype: of the activations.
   """
 
   num_heads: int = 4
   hidden: int = 128
   dropout: float = 0.0
+  small_groups: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
-    """`[..., N, D]`, mask `[..., N]` -> `[..., N, D]`; masked tokens are not read."""
-    h = nn.MultiHeadDotProductAttention(
-      self.num_heads, dtype=self.dtype, force_fp32_for_softmax=True
-    )(nn.LayerNorm(dtype=self.dtype)(x), mask=mask[..., None, None, :])
+    """`[B, N, D]`, mask `[B, N]` -> `[B, N, D]`; masked tokens are not read."""
+    attend = SelfAttention(self.num_heads, self.small_groups, self.dtype)
+    h = attend(nn.LayerNorm(dtype=self.dtype)(x), mask)
     x = x + nn.Dropout(self.dropout)(h, deterministic=not train)
     return FeedForward(self.hidden, self.dropout, self.dtype)(x, train)
 
@@ -101,7 +134,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
     for _ in range(self.num_layers):
-      x = TransformerLayer(self.num_heads, self.hidden, self.dropout, self.dtype)(
+      x = TransformerLayer(self.num_heads, self.hidden, self.dropout, dtype=self.dtype)(
         x, mask, train
       )
     return x
@@ -123,7 +156,7 @@ class Aggregator(nn.Module):
   def __call__(
     self, children: jax.Array, mask: jax.Array, train: bool = False
   ) -> jax.Array:
-    x = TransformerLayer(self.num_heads, self.hidden, self.dropout, self.dtype)(
+    x = TransformerLayer(self.num_heads, self.hidden, self.dropout, True, self.dtype)(
       children, mask, train
     )
     return objectives.masked_mean(x, mask[..., None], axis=-2)
@@ -260,8 +293,9 @@ def _attend_all(
   queries: jax.Array, memory: FlatMemory
 ) -> attention.CrossAttentionOutput:
   """`cross_attention` of `[B, M, H, Dh]` queries over their own memory."""
-  one_context = jax.vmap(attention.cross_attention, in_axes=(0, None, None, None))
-  return jax.vmap(one_context)(queries, memory.keys, memory.values, memory.mask)
+  return jax.vmap(attention.cross_attention)(
+    queries, memory.keys, memory.values, memory.mask
+  )
 
 
 class CrossAttention(_ReadOut):

@@ -79,7 +79,7 @@ def test_bfloat16_keeps_the_dtype_and_stays_close(rng):
 
 def test_bad_shapes_are_named():
   x = jnp.ones((2, 3))
-  with pytest.raises(ValueError, match=r"\[H, Dh\], \[N, H, Dh\]"):
+  with pytest.raises(ValueError, match=r"\[H, Dh\] or \[M, H, Dh\]"):
     attention.cross_attention(x, x, x)
   with pytest.raises(ValueError, match=r"mask must be \(4,\)"):
     keys = jnp.ones((4, 2, 3))

@@ -1,0 +1,1 @@
+"""Experiment binaries, one file a task."""

@@ -38,7 +38,7 @@ class CopyConfig(Config):
       raise ConfigError("eval_batches must be at least 1: fresh sequences never end")
 
 
-class CopyTask(task_lib.Task):
+class CopyTask(task_lib.Task[CopyConfig]):
   """Sequences drawn on the device."""
 
   metric = "accuracy"

@@ -54,7 +54,7 @@ class ImageConfig(Config):
       raise ConfigError("tree_order 'given' has no meaning for pixels in random order")
 
 
-class ImageTask(task_lib.Task):
+class ImageTask(task_lib.Task[ImageConfig]):
   """Pixels drawn on the device, of images that are kept there."""
 
   metric = "log_likelihood"

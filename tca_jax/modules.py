@@ -264,7 +264,7 @@ class _ReadOut(nn.Module):
 
   def _check(self, tokens, coords, mask) -> tuple[jax.Array, jax.Array]:
     """Returns tokens with zeros where masked, and the mask."""
-    tree_lib.check_context(coords, mask, tokens)
+    tree_lib.check_context(coords, mask, tokens=tokens)
     if tokens.ndim != 3 or tokens.shape[-1] != self.width:
       raise ValueError(f"tokens must be [B, N, {self.width}], got shape {tokens.shape}")
     if mask is None:
@@ -713,9 +713,9 @@ class ReTreever(nn.Module):
     train: bool = False,
   ) -> FlatMemory | TreeMemory:
     """Makes a memory of each context, once; arguments and errors as `__call__`."""
-    tree_lib.check_context(coords, mask, values)
     if coords.ndim != 3:
       raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
+    tree_lib.check_context(coords, mask, values=values)
     if mask is None:
       mask = jnp.ones(coords.shape[:2], bool)
     coords = jnp.where(mask[..., None], coords, 0)

@@ -91,9 +91,7 @@ def is_traced(*arrays: jax.Array | None) -> bool:
 
 
 def check_context(
-  coords: jax.Array,
-  mask: jax.Array | None = None,
-  tokens: jax.Array | None = None,
+  coords: jax.Array, mask: jax.Array | None = None, **features: jax.Array
 ) -> None:
   """Raises on a context that no system can read.
 
@@ -103,25 +101,25 @@ def check_context(
   Args:
     coords: `[..., N, C]` floating point.
     mask: `[..., N]` bool or None, True at valid tokens.
-    tokens: `[..., N, D]` floating point or None.
+    **features: `[..., N, D]` floating point, by the name that an error gives.
 
   Raises:
     ValueError: if a shape or dtype is wrong, if N or C is 0, if a context has
-      no valid token, or if a valid coordinate or token is not finite.
+      no valid token, or if a valid coordinate or feature is not finite.
   """
   if coords.ndim < 2 or 0 in coords.shape[-2:]:
     raise ValueError(
       "coords must be [..., N, C] with N >= 1 tokens and C >= 1 axes, got"
       f" shape {coords.shape}"
     )
-  named = {"coords": coords} | ({} if tokens is None else {"tokens": tokens})
+  named = {"coords": coords} | features
   for name, x in named.items():
     if not jnp.issubdtype(x.dtype, jnp.floating):
       raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
     if x.ndim < 2 or x.shape[:-1] != coords.shape[:-1]:
       raise ValueError(
-        f"{name} must be {[*coords.shape[:-1], 'D']} to match coords"
-        f" {coords.shape}, got shape {x.shape}"
+        f"{name} must be {coords.shape[:-1]} + (D,) to match coords {coords.shape},"
+        f" got shape {x.shape}"
       )
   if mask is not None:
     if mask.dtype != jnp.bool_:
@@ -131,7 +129,7 @@ def check_context(
         f"mask must be {coords.shape[:-1]} to match coords {coords.shape},"
         f" got shape {mask.shape}"
       )
-  if is_traced(coords, mask, tokens):
+  if is_traced(coords, mask, *features.values()):
     return
   valid = np.ones(coords.shape[:-1], bool) if mask is None else np.asarray(mask)
   empty = ~valid.any(-1)

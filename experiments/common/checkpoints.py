@@ -28,10 +28,13 @@ class Checkpoints:
     self._directory = epath.Path(workdir).resolve() / _DIRECTORY
     if read_only and not self._directory.exists():
       raise CheckpointError(f"there is no checkpoint in {workdir}")
+    # The defaults would skip saves and keep every checkpoint.
+    always: typing.Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+    newest: typing.Any = ocp.training.preservation_policies.LatestN(_KEEP)
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
-      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-      preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),
+      save_decision_policy=always,
+      preservation_policy=newest,
       cleanup_tmp_directories=not read_only,
     )
 
@@ -49,6 +52,10 @@ class Checkpoints:
   def save(self, step: int, **parts: typing.Any) -> None:
     """Saves pytrees by name, and returns once they are on disk."""
     self._checkpointer.save_checkpointables(step, parts, overwrite=True)
+
+  def restore_as_saved(self, step: int, name: str) -> typing.Any:
+    """One part of a checkpoint, in the shapes and types that it was saved in."""
+    return self._checkpointer.load_checkpointables(step, {name: None})[name]
 
   def restore(self, **like: typing.Any) -> tuple[int, dict[str, typing.Any]] | None:
     """Restores the newest checkpoint that is whole.
@@ -98,3 +105,28 @@ def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typi
     raise CheckpointError(f"there is no checkpoint in {workdir}")
   step, parts = restored
   return step, parts["params"]
+
+
+def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
+  """Copies the parameters of the newest checkpoint, without the optimizer.
+
+  Args:
+    workdir: of a run.
+    out: a folder without checkpoints.
+
+  Returns:
+    The step.
+
+  Raises:
+    CheckpointError: if there is no checkpoint in workdir, or one in out.
+  """
+  with Checkpoints(workdir, read_only=True) as source:
+    if not source.steps:
+      raise CheckpointError(f"there is no checkpoint in {workdir}")
+    step = source.steps[-1]
+    params = source.restore_as_saved(step, "params")
+  with Checkpoints(out) as target:
+    if target.steps:
+      raise CheckpointError(f"{out} already holds the checkpoints {target.steps}")
+    target.save(step, params=params)
+  return step

@@ -119,24 +119,26 @@ def define_flags(config_class: type[Config]) -> None:
   flags.DEFINE_string(
     "workdir", None, "Holds config, checkpoints, metrics and results.", required=True
   )
-  define = {
+  define: dict[type, typing.Callable[..., typing.Any]] = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
   }
   for field in dataclasses.fields(config_class):
+    default: typing.Any = field.default
     text, choices = field.metadata["text"], field.metadata["choices"]
     if choices:
-      flags.DEFINE_enum(field.name, field.default, choices, text)
+      flags.DEFINE_enum(field.name, default, choices, text)
     else:
-      define[type(field.default)](field.name, field.default, text)
+      define[type(default)](field.name, default, text)
 
 
 def from_flags(config_class: type[ConfigType]) -> ConfigType:
   """The config that the parsed flags ask for; ConfigError if it is not allowed."""
   names = [field.name for field in dataclasses.fields(config_class)]
-  return config_class(**{name: flags.FLAGS[name].value for name in names})
+  values: dict[str, typing.Any] = {name: flags.FLAGS[name].value for name in names}
+  return config_class(**values)
 
 
 def with_given_flags(config: ConfigType) -> ConfigType:

@@ -51,9 +51,7 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
 
   def eval_step(params: typing.Any, batch: task_lib.Batch) -> dict[str, jax.Array]:
     where = batch.query_mask
-    memory = task.model.apply(
-      params, batch.coords, batch.values, batch.mask, method="index"
-    )
+    memory = task.apply(params, batch.coords, batch.values, batch.mask, method="index")
 
     def scores(prefix: str, output: typing.Any) -> dict[str, jax.Array]:
       found = {"log_likelihood": task_lib.log_likelihood(output, batch.targets)}
@@ -61,12 +59,12 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
         found["accuracy"] = objectives.accuracy(output, batch.targets)
       return {prefix + name: score for name, score in found.items()}
 
-    prediction = task.model.apply(params, memory, batch.query_coords, method="read")
+    prediction = task.apply(params, memory, batch.query_coords, method="read")
     num_tokens = jnp.maximum(jnp.sum(batch.mask, axis=1, keepdims=True), 1)
     results = scores("", prediction.output)
     results["tokens_fraction"] = prediction.reading.num_read / num_tokens
     if task.config.model == "tca":
-      full = task.model.apply(params, memory, batch.query_coords, method="read_leaves")
+      full = task.apply(params, memory, batch.query_coords, method="read_leaves")
       results |= scores("full_", full.output)
     sums = {
       name: jnp.sum(objectives.masked_mean(x, where, axis=1))

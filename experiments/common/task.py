@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common.config import Config
+from experiments.common.config import ConfigType
 import tca_jax
 from tca_jax import objectives
 
@@ -35,7 +36,7 @@ class Batch:
   query_mask: jax.Array
 
 
-class Task(abc.ABC):
+class Task(abc.ABC, typing.Generic[ConfigType]):
   """A task: a model and batches that are a function of a seed and a number.
 
   Attributes:
@@ -45,10 +46,13 @@ class Task(abc.ABC):
     max_context: the most tokens that a context of the task has.
   """
 
-  config: Config
+  config: ConfigType
   model: tca_jax.ReTreever
   metric: typing.Literal["accuracy", "log_likelihood"]
   max_context: int
+
+  @abc.abstractmethod
+  def __init__(self, config: ConfigType): ...
 
   @abc.abstractmethod
   def train_batch(self, step: int) -> Batch:
@@ -57,6 +61,12 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def eval_batches(self) -> Iterator[Batch]:
     """The batches of an evaluation, a function of eval_seed and eval_batches."""
+
+  def apply(
+    self, params: typing.Any, *args: typing.Any, **kwargs: typing.Any
+  ) -> typing.Any:
+    """The model's `apply`."""
+    return self.model.apply(params, *args, **kwargs)
 
   @property
   def largest_read(self) -> int:
@@ -67,7 +77,9 @@ class Task(abc.ABC):
       return self.config.num_latents
     return tca_jax.num_read_slots(self.max_context, self.config.branch_factor)
 
-  def key(self, stream: typing.Literal["train", "eval", "init"], i: int) -> jax.Array:
+  def key(
+    self, stream: typing.Literal["train", "eval", "init"], i: int | jax.Array
+  ) -> jax.Array:
     """The key of the i-th draw of a stream; streams of one seed are apart."""
     seed = self.config.eval_seed if stream == "eval" else self.config.seed
     names = ("train", "eval", "init")
@@ -129,9 +141,11 @@ def objective(
   """The training loss of a batch and its parts, for any of the systems."""
   where = batch.query_mask
   own = log_likelihood(prediction.output, batch.targets)
-  if prediction.leaf_output is None:
+  rewards = reward(prediction.output, batch.targets, config)
+  walk, targets = prediction.reading.walk, prediction.reading.routing_targets
+  if walk is None or targets is None:
     loss = -objectives.masked_mean(own, where)
-    return loss, {"reward": masked_reward(prediction, batch, config)}
+    return loss, {"reward": objectives.masked_mean(rewards, where)}
   weights = objectives.ObjectiveWeights(
     leaf=config.lambda_ca,
     reinforce=config.lambda_rl,
@@ -142,18 +156,10 @@ def objective(
   return objectives.tree_objective(
     own,
     log_likelihood(prediction.leaf_output, batch.targets),
-    reward(prediction.output, batch.targets, config),
+    rewards,
     reward(prediction.leaf_output, batch.targets, config),
-    prediction.reading.walk,
-    prediction.reading.routing_targets,
+    walk,
+    targets,
     weights,
     where,
   )
-
-
-def masked_reward(
-  prediction: tca_jax.Prediction, batch: Batch, config: Config
-) -> jax.Array:
-  """The mean reward over the valid queries."""
-  rewards = reward(prediction.output, batch.targets, config)
-  return objectives.masked_mean(rewards, batch.query_mask)

@@ -164,7 +164,7 @@ def make_train_step(
     )
 
     def loss_fn(params):
-      prediction = task.model.apply(
+      prediction = task.apply(
         params,
         batch.coords,
         batch.values,

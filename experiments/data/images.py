@@ -112,6 +112,16 @@ def load_digits(
   return np.stack([r["image"] for r in records if r["label"] in labels])
 
 
+def scale(row_and_column: jax.typing.ArrayLike, height: int, width: int) -> jax.Array:
+  """Pixel indices `[..., 2]` to coordinates in [-1, 1], float32.
+
+  >>> scale(jnp.array([[0, 27], [9, 0]]), 28, 28).round(2).tolist()
+  [[-1.0, 1.0], [-0.33, -1.0]]
+  """
+  last = jnp.array([height - 1, width - 1], jnp.float32)
+  return 2 * jnp.asarray(row_and_column) / last - 1
+
+
 def sample(rng: jax.Array, images: jax.Array) -> Batch:
   """Draws context and target pixels of a batch of images (Sec. 4.2).
 
@@ -144,10 +154,10 @@ def sample(rng: jax.Array, images: jax.Array) -> Batch:
   pixels = images.reshape(batch, height * width, channels)
 
   def gather(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    row, column = jnp.divmod(index, width)
-    coords = jnp.stack([2 * row / (height - 1), 2 * column / (width - 1)], -1) - 1
+    row_and_column = jnp.stack(jnp.divmod(index, width), axis=-1)
     values = jnp.take_along_axis(pixels, index[..., None], axis=1)
-    return coords.astype(jnp.float32), values.astype(jnp.float32) / 255 - 0.5
+    coords = scale(row_and_column, height, width)
+    return coords, values.astype(jnp.float32) / 255 - 0.5
 
   context = chosen[:, :MAX_CONTEXT]
   targets = jnp.take_along_axis(chosen, target_slots, axis=1)

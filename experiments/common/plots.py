@@ -1,0 +1,100 @@
+"""Figures."""
+
+import dataclasses
+
+from etils import epath
+import matplotlib
+
+matplotlib.use("agg")  # no screen is needed
+
+from matplotlib import patches
+from matplotlib import pyplot as plt
+import numpy as np
+
+import tca_jax
+
+_QUERY = "#d62728"
+_LEVELS = plt.get_cmap("viridis")
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """One image completed from some of its pixels, and what one query read.
+
+  Attributes:
+    truth: `[H, W]` in [0, 1].
+    mean: `[H, W]`.
+    std: `[H, W]`.
+    pixels: `[n, 2]` int, row and column of the context's pixels.
+    query: `[2]` int, row and column of the query shown.
+    boxes: for every node read, its level and the pixels under it, `[k, 2]`.
+    depth: of the tree.
+  """
+
+  truth: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
+  pixels: np.ndarray
+  query: np.ndarray
+  boxes: list[tuple[int, np.ndarray]]
+  depth: int
+
+
+def nodes_read(walk: tca_jax.TreeAttentionOutput, tree: tca_jax.Tree) -> list:
+  """(level, tokens `[k]`) of every node that one query read of one tree."""
+  found = []
+  for level, index, valid in zip(walk.level, walk.index, walk.mask, strict=True):
+    if valid:
+      width = tree.num_leaves // tree.branch_factor ** int(level)
+      leaves = slice(int(index) * width, (int(index) + 1) * width)
+      tokens = np.asarray(tree.leaf_index)[leaves]
+      found.append((int(level), tokens[np.asarray(tree.leaf_mask)[leaves]]))
+  return found
+
+
+def plot_completions(completions: list[Completion], path: epath.PathLike) -> None:
+  """Draws a row an image: context, mean, std, truth, and the nodes one query read."""
+  titles = ("context", "mean", "std", "truth", "read by one query")
+  figure, grid = plt.subplots(
+    len(completions),
+    len(titles),
+    figsize=(2.2 * len(titles), 2.3 * len(completions) + 0.6),
+    squeeze=False,
+    layout="constrained",
+  )
+  for row, item in zip(grid, completions, strict=True):
+    context = np.full((*item.truth.shape, 3), (0.25, 0.35, 0.6))
+    at = tuple(item.pixels.T)
+    context[at] = item.truth[at][:, None]
+    grey = dict(cmap="gray", vmin=0, vmax=1)
+    row[0].imshow(context)
+    row[1].imshow(item.mean, **grey)
+    row[2].imshow(item.std, cmap="magma", vmin=0)
+    row[3].imshow(item.truth, **grey)
+    row[4].imshow(item.truth, **grey, alpha=0.45)
+    for level, pixels in item.boxes:
+      top, left = pixels.min(0) - 0.5
+      height, width = pixels.max(0) - pixels.min(0) + 1
+      row[4].add_patch(
+        patches.Rectangle(
+          (left, top),
+          width,
+          height,
+          fill=len(pixels) == 1,
+          color=_LEVELS(level / item.depth),
+          lw=1.8,
+        )
+      )
+    row[4].plot(*item.query[::-1], "x", color=_QUERY, ms=9, mew=2.5)
+  for axis, title in zip(grid[0], titles, strict=True):
+    axis.set_title(title, fontsize=10)
+  for axis in grid.flat:
+    axis.set_xticks([])
+    axis.set_yticks([])
+  figure.supxlabel(
+    "x: the query; boxes: the tree's nodes read, dark near the root; filled: single"
+    " pixels",
+    fontsize=9,
+  )
+  figure.savefig(path, dpi=110)
+  plt.close(figure)

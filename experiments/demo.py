@@ -1,0 +1,266 @@
+"""The main job: train, restore and compare the systems, and show what TCA reads.
+
+  python -m experiments.demo        (or: make demo)
+
+About 6 minutes on 2 CPU cores. Trains TCA, Transformer + Cross Attention and
+Perceiver IO on the copy task, evaluates each from its restored checkpoint, and
+completes held-out real digits with the checkpoints in checkpoints/. All it
+makes is under runs/demo; a second run finds its training done.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import statistics
+import sys
+import time
+import typing
+
+from absl import app
+from absl import flags
+from absl import logging
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import copy_task
+from experiments import image_completion
+from experiments.common import checkpoints
+from experiments.common import config as config_lib
+from experiments.common import evaluate
+from experiments.common import launch
+from experiments.common import metrics as metrics_lib
+from experiments.common import plots
+from experiments.common import task as task_lib
+from experiments.common import train
+from experiments.data import images
+
+_OUT = flags.DEFINE_string("out", "runs/demo", "Where everything goes.")
+_COPY_STEPS = flags.DEFINE_integer("copy_steps", 600, "Training steps of copy.")
+_IMAGE_BATCHES = flags.DEFINE_integer(
+  "image_batches", 0, "Batches of the image evaluation; 0: all held-out digits."
+)
+
+NAMES = {"tca": "TCA", "ca": "Cross Attention", "perceiver": "Perceiver IO"}
+LONG_CONTEXT = 2**14
+_ROOT = epath.Path(__file__).parent.parent
+
+
+def main(argv: list[str]) -> None:
+  """Runs both parts and prints where everything is."""
+  del argv
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.WARNING)
+  out = epath.Path(_OUT.value)
+  out.mkdir(parents=True, exist_ok=True)
+  started = time.monotonic()
+  try:
+    copy, copy_table = copy_part(out)
+    image, image_table, figure = image_part(out)
+  except launch.EXPECTED as error:
+    logging.error("%s", error)
+    sys.exit(1)
+  summary = {
+    "copy": copy,
+    "image": image,
+    "figures": [str(figure)],
+    "seconds": time.monotonic() - started,
+    "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+    "commit": metrics_lib.git_commit(),
+  }
+  config_lib.write_json(out / "summary.json", summary)
+  (out / "tables.txt").write_text(f"{copy_table}\n\n{image_table}\n")
+  print(f"\ntables:  {out / 'tables.txt'}\nJSON:    {out / 'summary.json'}")
+  print(f"picture: {figure}")
+
+
+def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
+  """Trains and evaluates the systems on copy, T = 64; results and their table."""
+  results, reads, long_reads = {}, {}, {}
+  for name, title in NAMES.items():
+    config = copy_task.CopyConfig(
+      model=name, num_steps=_COPY_STEPS.value, save_every=200
+    )
+    task = copy_task.CopyTask(config)
+    workdir = out / f"copy_{name}"
+    print(f"copy task, {title}: {config.num_steps} steps of {config.batch_size}")
+    train.train(task, workdir)
+    results[name] = evaluate.evaluate_workdir(task, workdir)
+    _, params = checkpoints.restore_params(workdir, train.init_params(task))
+    batch = next(task.eval_batches())
+    reads[name] = reader(
+      task, params, batch.coords[:1], batch.values[:1], batch.query_coords[:1]
+    )
+    positions = jnp.arange(LONG_CONTEXT + 256, dtype=jnp.float32)[None, :, None]
+    values = jax.random.normal(
+      jax.random.key(0), (1, LONG_CONTEXT, batch.values.shape[-1])
+    )
+    long_reads[name] = reader(
+      task, params, positions[:, :LONG_CONTEXT], values, positions[:, LONG_CONTEXT:]
+    )
+  times, long_times = us_per_query(reads), us_per_query(long_reads)
+  summary, rows = {}, []
+  for name, result in results.items():
+    summary[name] = {
+      key: result[key]
+      for key in ("accuracy", "tokens_fraction", "num_parameters", "train_seconds")
+    } | {"us_per_query": times[name], "us_per_query_16384": long_times[name]}
+    rows.append(
+      (
+        NAMES[name],
+        f"{result['accuracy']:.2%}",
+        f"{result['tokens_fraction']:.1%}",
+        f"{result['num_parameters']:,}",
+        f"{result['train_seconds']:.0f}",
+        f"{times[name]:.2f}",
+        f"{long_times[name]:.2f}",
+      )
+    )
+  text = table(
+    f"Copy task, T = 64, {_COPY_STEPS.value} steps of 32 sequences, one seed",
+    (
+      "system",
+      "accuracy",
+      "tokens read",
+      "parameters",
+      "training s",
+      "us/query",
+      "us/query, 2^14 tokens",
+    ),
+    rows,
+  )
+  return summary, text
+
+
+def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]:
+  """Evaluates the shipped checkpoints on held-out digits; results, table, figure."""
+  summary, rows, tasks = {}, [], {}
+  figure = out / "completion.png"
+  for name, title in NAMES.items():
+    workdir = _ROOT / "checkpoints" / f"image_{name}"
+    config = config_lib.load(image_completion.ImageConfig, workdir)
+    config = dataclasses.replace(config, eval_batches=_IMAGE_BATCHES.value)
+    tasks[name] = task = image_completion.ImageTask(config)
+    target = out / f"image_{name}"
+    target.mkdir(exist_ok=True)
+    print(f"digits, {title}: restoring {workdir.name}, evaluating")
+    result = evaluate.evaluate_workdir(task, workdir, target)
+    keys = ("log_likelihood", "tokens_fraction", "tokens_fraction_largest")
+    summary[name] = {key: result[key] for key in keys}
+    if name == "tca":
+      summary[name]["full_log_likelihood"] = result["full_log_likelihood"]
+      _, params = checkpoints.restore_params(workdir, train.init_params(task))
+      plots.plot_completions(complete(task, params), figure)
+    rows.append(
+      (
+        title,
+        f"{result['log_likelihood']:.3f}",
+        f"{result['tokens_fraction']:.1%}",
+        f"{result['tokens_fraction_largest']:.1%}",
+        f"{result['step']:,}",
+      )
+    )
+  text = table(
+    "Completion of held-out MNIST digits 0-4, shipped checkpoints, one seed",
+    ("system", "log-likelihood", "tokens read", "at 196 tokens", "steps trained"),
+    rows,
+  )
+  return summary, text, figure
+
+
+def reader(
+  task: task_lib.Task,
+  params: typing.Any,
+  coords: jax.Array,
+  values: jax.Array,
+  query_coords: jax.Array,
+) -> tuple[Callable[[], typing.Any], int]:
+  """A function that reads one context's memory, compiled; and its queries."""
+  index = jax.jit(lambda *context: task.apply(params, *context, method="index"))
+  memory = jax.block_until_ready(index(coords, values))
+
+  @jax.jit
+  def read(memory, query_coords):
+    return task.apply(params, memory, query_coords, method="read").output
+
+  jax.block_until_ready(read(memory, query_coords))
+  num_queries = query_coords.shape[1]
+  return lambda: jax.block_until_ready(read(memory, query_coords)), num_queries
+
+
+def us_per_query(
+  reads: dict[str, tuple[Callable[[], typing.Any], int]], repeats: int = 50
+) -> dict[str, float]:
+  """Median microseconds per query of each read, taken in turn."""
+  seconds: dict[str, list[float]] = {name: [] for name in reads}
+  for _ in range(repeats):
+    for name, (read, _) in reads.items():
+      started = time.perf_counter()
+      read()
+      seconds[name].append(time.perf_counter() - started)
+  return {
+    name: 1e6 * statistics.median(seconds[name]) / num_queries
+    for name, (_, num_queries) in reads.items()
+  }
+
+
+def complete(
+  task: image_completion.ImageTask, params: typing.Any, num_images: int = 4
+) -> list[plots.Completion]:
+  """Completes held-out digits from 100 pixels each, one of each class."""
+  test = task.test_images()
+  chosen = test[:: max(1, len(test) // num_images)][:num_images]
+  height, width = chosen.shape[1:3]
+  rng = np.random.default_rng(0)
+  rows, columns = np.divmod(np.arange(height * width), width)
+  pixels = np.stack([rows, columns], axis=-1)
+  grid = images.scale(pixels, height, width)
+  found = []
+  for image in chosen:
+    picked = rng.permutation(height * width)[:100]
+    truth = image[..., 0] / np.float32(255)
+    values = truth.ravel()[picked, None] - 0.5
+    memory = task.apply(params, grid[None, picked], values[None], method="index")
+    prediction = task.apply(params, memory, grid[None], method="read")
+    mean, std = jax.device_get((prediction.output.mean, prediction.output.std))
+    # The query shown is the pixel, not given, of which the model is least sure.
+    doubt = np.array(std[0, :, 0])
+    doubt[picked] = 0
+    query = int(doubt.argmax())
+    walk = jax.tree.map(lambda x, q=query: x[0, q], prediction.reading.walk)
+    tree = jax.tree.map(lambda x: x[0], memory.tree)
+    found.append(
+      plots.Completion(
+        truth=truth,
+        mean=mean.reshape(height, width) + 0.5,
+        std=std.reshape(height, width),
+        pixels=pixels[picked],
+        query=pixels[query],
+        boxes=[
+          (level, pixels[picked[tokens]])
+          for level, tokens in plots.nodes_read(walk, tree)
+        ],
+        depth=tree.depth,
+      )
+    )
+  return found
+
+
+def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+  """Prints a table, and returns it."""
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+  def line(cells: tuple[str, ...]) -> str:
+    padded = [
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded)
+
+  text = "\n".join([title, line(header), *map(line, rows)])
+  print(f"\n{text}\n", flush=True)
+  return text
+
+
+if __name__ == "__main__":
+  app.run(main)

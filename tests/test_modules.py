@@ -1,0 +1,343 @@
+"""The Flax modules: masks, batches, interfaces, options and errors, for all systems."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tca_jax
+from tca_jax import modules
+from tests import cases
+from tests import reference
+
+B, N, M, C, E = 3, 11, 4, 2, 1
+READ_OUTS = {
+  "tca": lambda **k: tca_jax.TreeCrossAttention(width=16, hidden=8, **k),
+  "ca": lambda **k: tca_jax.CrossAttention(width=16, hidden=8, **k),
+  "perceiver": lambda **k: tca_jax.PerceiverIO(width=16, hidden=8, num_latents=3, **k),
+}
+
+
+def _model(name, num_layers=1, dtype=jnp.float32, **kwargs):
+  return tca_jax.ReTreever(
+    embedder=tca_jax.PointEmbedder(16, dtype=dtype),
+    encoder=tca_jax.Encoder(num_layers, hidden=8, dtype=dtype),
+    read_out=READ_OUTS[name](dtype=dtype, **kwargs),
+    head=tca_jax.GaussianHead(E, hidden=8, dtype=dtype),
+  )
+
+
+def _inputs(rng, n=N):
+  coords = rng.normal(size=(B, n, C)).astype(np.float32)
+  values = rng.normal(size=(B, n, E)).astype(np.float32)
+  query_coords = rng.normal(size=(B, M, C)).astype(np.float32)
+  mask = np.stack([cases.mask("random", n, rng) for _ in range(B)])
+  return coords, values, query_coords, mask
+
+
+def _params(model, inputs):
+  return jax.jit(model.init)(jax.random.key(0), *inputs)
+
+
+def _apply(model, params, *inputs, method=None, **kwargs):
+  """`model.apply`, in one compilation rather than one an operation."""
+  run = lambda params, inputs: model.apply(params, *inputs, method=method, **kwargs)  # noqa: E731
+  return jax.jit(run)(params, inputs)
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_masked_equals_truncated_and_masked_tokens_never_matter(name, rng):
+  model, inputs = _model(name), _inputs(rng)
+  coords, values, query_coords, mask = inputs
+  params = _params(model, inputs)
+  apply = jax.jit(model.apply)
+  out = apply(params, *inputs)
+  for junk in (np.nan, 1e30):
+    hidden = [
+      np.where(mask[..., None], x, junk).astype(np.float32) for x in (coords, values)
+    ]
+    chex.assert_trees_all_equal(apply(params, *hidden, query_coords, mask), out)
+  for i in range(B):
+    keep = mask[i]
+    alone = _apply(
+      model,
+      params,
+      coords[i : i + 1, keep],
+      values[i : i + 1, keep],
+      query_coords[i : i + 1],
+    )
+    np.testing.assert_allclose(
+      alone.output.mean[0], out.output.mean[i], rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+      alone.output.std[0], out.output.std[i], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_examples_and_queries_are_independent(name, rng):
+  model, inputs = _model(name), _inputs(rng)
+  params = _params(model, inputs)
+  out = jax.jit(model.apply)(params, *inputs).output.mean
+  coords, values, query_coords, mask = inputs
+  one = _apply(
+    model, params, coords[1:2], values[1:2], query_coords[1:2, 2:3], mask[1:2]
+  )
+  np.testing.assert_allclose(one.output.mean[0, 0], out[1, 2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_an_empty_context_is_read_as_nothing_under_jit(name, rng):
+  model, inputs = _model(name), _inputs(rng)
+  params = _params(model, inputs)
+  coords, values, query_coords, mask = inputs
+  empty = np.zeros_like(mask)
+
+  def loss(params, coords, values):
+    out = model.apply(
+      params,
+      coords,
+      values,
+      query_coords,
+      empty,
+      train=True,
+      rngs={"policy": jax.random.key(0)},
+    )
+    return out.output.mean.sum() + out.output.std.sum(), out
+
+  (value, out), grads = jax.jit(
+    jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+  )(params, coords, values)
+  assert np.isfinite(value)
+  chex.assert_tree_all_finite(grads)
+  assert not np.any(out.reading.num_read) or name == "perceiver"
+  other = jax.jit(loss)(params, coords + 1, values + 1)[1]
+  chex.assert_trees_all_equal(other.output, out.output)
+  with pytest.raises(ValueError, match="at least one valid token"):
+    model.apply(params, coords, values, query_coords, empty)
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_index_once_and_read_often_equals_the_layer(name, rng):
+  layer = READ_OUTS[name]()
+  coords, _, _, mask = _inputs(rng)
+  tokens = rng.normal(size=(B, N, 16)).astype(np.float32)
+  queries = rng.normal(size=(B, M, 16)).astype(np.float32)
+  params = jax.jit(layer.init)(jax.random.key(0), queries, tokens, coords, mask)
+  whole = _apply(layer, params, queries, tokens, coords, mask)
+  assert whole.shape == queries.shape
+  memory = _apply(layer, params, tokens, coords, mask, method="index")
+  for i in range(M):
+    part = _apply(layer, params, memory, queries[:, i : i + 1], method="read")
+    np.testing.assert_allclose(part.output[:, 0], whole[:, i], rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_read(rng):
+  inputs = _inputs(rng)
+  mask = inputs[-1]
+  for name, expected in (("ca", mask.sum(-1)), ("perceiver", np.full(B, 3))):
+    model = _model(name, 0)
+    reading = _apply(model, _params(model, inputs), *inputs).reading
+    np.testing.assert_array_equal(reading.num_read, np.tile(expected[:, None], M))
+  model = _model("tca", 0)
+  reading = _apply(model, _params(model, inputs), *inputs).reading
+  assert reading.leaf_output is None
+  assert np.all(reading.num_read <= tca_jax.num_read_slots(N))
+  np.testing.assert_array_equal(reading.num_read, reading.walk.mask.sum(-1))
+
+
+def test_tca_of_few_tokens_reads_all_of_them_and_equals_cross_attention(rng):
+  """With at most two tokens S is the context, and both systems are one."""
+  tca, ca = READ_OUTS["tca"](), READ_OUTS["ca"]()
+  tokens = rng.normal(size=(B, 2, 16)).astype(np.float32)
+  queries = rng.normal(size=(B, M, 16)).astype(np.float32)
+  coords = rng.normal(size=(B, 2, C)).astype(np.float32)
+  params = jax.jit(tca.init)(jax.random.key(0), queries, tokens, coords)
+  shared = {k: v for k, v in params["params"].items() if k != "aggregator"}
+  np.testing.assert_allclose(
+    _apply(tca, params, queries, tokens, coords),
+    _apply(ca, {"params": shared}, queries, tokens, coords),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def test_training_reads_the_leaves_too(rng):
+  model, inputs = _model("tca"), _inputs(rng)
+  params = _params(model, inputs)
+  rngs = {"policy": jax.random.key(1)}
+  out = jax.jit(lambda p: model.apply(p, *inputs, train=True, rngs=rngs))(params)
+  coords, values, query_coords, mask = inputs
+  memory = _apply(model, params, coords, values, mask, method="index")
+  full = _apply(model, params, memory, query_coords, method="read_leaves")
+  np.testing.assert_allclose(
+    out.leaf_output.mean, full.output.mean, rtol=1e-5, atol=1e-5
+  )
+  assert np.all(full.reading.num_read == mask.sum(-1, keepdims=True))
+  targets = np.asarray(out.reading.routing_targets)
+  counted = np.asarray(out.reading.walk.counted)
+  np.testing.assert_allclose(targets.sum(-1)[counted], 1, rtol=1e-5)
+
+
+def _policy_gradient(inputs, loss, **options):
+  model = _model("tca", 0, **options)
+  params = _params(model, inputs)
+
+  def total(params):
+    rngs = {"policy": jax.random.key(1)}
+    return loss(model.apply(params, *inputs, train=True, rngs=rngs))
+
+  return params["params"], jax.jit(jax.grad(total))(params)["params"]
+
+
+def _size(tree):
+  return sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(tree))
+
+
+def test_share_policy_decides_which_weights_the_policy_moves(rng):
+  inputs = _inputs(rng)
+  loss = lambda out: out.reading.walk.log_prob.sum()  # noqa: E731
+  _, shared = _policy_gradient(inputs, loss)
+  assert _size(shared["read_out"]["key"]) > 0
+  params, own = _policy_gradient(inputs, loss, share_policy=False)
+  assert "policy_key" in params["read_out"]
+  assert _size(own["read_out"]["key"]) == 0
+  assert _size(own["read_out"]["policy_key"]) > 0
+
+
+def test_tree_gradient_decides_whether_tokens_learn_through_inner_nodes(rng):
+  coords = rng.normal(size=(1, 8, C)).astype(np.float32)
+  tokens = rng.normal(size=(1, 8, 16)).astype(np.float32)
+  grads = {}
+  for through in (True, False):
+    layer = READ_OUTS["tca"](tree_gradient=through)
+    params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
+
+    def root(tokens, layer=layer, params=params):
+      memory = layer.apply(params, tokens, coords, method="index")
+      return jnp.sum(memory.values[0] ** 2)
+
+    grads[through] = jax.jit(jax.grad(root))(tokens)
+  assert np.all(np.any(np.asarray(grads[True]) != 0, axis=-1))
+  assert not np.any(grads[False])
+
+
+@pytest.mark.parametrize("option", ["order", "branch_factor"])
+def test_the_tree_takes_its_options(option, rng):
+  inputs = _inputs(rng)
+  settings = {
+    "order": ["kd", "given", "axis", "random_projection"],
+    "branch_factor": [2, 4],
+  }[option]
+  outputs = []
+  for setting in settings:
+    model = _model("tca", 0, **{option: setting})
+    out = _apply(model, _params(model, inputs), *inputs)
+    outputs.append(np.asarray(out.output.mean))
+  for other in outputs[1:]:
+    assert not np.allclose(outputs[0], other)
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_bfloat16_activations_stay_close_with_float32_parameters(name, rng):
+  inputs = _inputs(rng)
+  exact = _model(name)
+  params = _params(exact, inputs)
+  low = _apply(_model(name, dtype=jnp.bfloat16), params, *inputs)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+  assert low.reading.output.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    low.output.mean, _apply(exact, params, *inputs).output.mean, atol=0.15
+  )
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_dropout_acts_in_training_alone(name, rng):
+  inputs = _inputs(rng)
+  model = _model(name, 0, dropout=0.5)
+  params = _params(model, inputs)
+
+  def run(seed, train):
+    rngs = {"policy": jax.random.key(0), "dropout": jax.random.key(seed)}
+    return _apply(model, params, *inputs, train=train, rngs=rngs).output.mean
+
+  assert np.array_equal(run(0, False), run(1, False))
+  assert not np.array_equal(run(0, True), run(1, True))
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_one_trace_a_shape(name, rng, count_traces):
+  inputs = _inputs(rng)
+  model = _model(name, 0)
+  params = _params(model, inputs)
+  counter, apply = count_traces(model.apply)
+  for _ in range(3):
+    apply(params, *_inputs(rng))
+  assert counter.traces == 1
+
+
+def test_sibling_attention_equals_attention_in_each_group(rng):
+  keys, values, queries = rng.normal(size=(3, 5, 3, 2, 4)).astype(np.float32)
+  mask = rng.random((5, 3)) < 0.6
+  out = tca_jax.attention.sibling_attention(queries, keys, values, mask)
+  for i in range(5):
+    for j in range(3):
+      expected = reference.attend(queries[i, j], keys[i, mask[i]], values[i, mask[i]])
+      if not mask[i].any():
+        expected = 0
+      np.testing.assert_allclose(out[i, j], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sequences_are_told_apart_by_position(rng):
+  embedder = tca_jax.SequenceEmbedder(16, num_features=3)
+  positions = np.arange(6, dtype=np.float32)[None, :, None]
+  values = np.zeros((1, 6, 3), np.float32)
+  params = embedder.init(jax.random.key(0), positions, values, method="tokens")
+  queries = embedder.apply(params, positions, method="queries")
+  assert len(np.unique(np.asarray(queries[0]).round(5), axis=0)) == 6
+  tokens = embedder.apply(params, positions, values, method="tokens")
+  np.testing.assert_allclose(tokens, queries, rtol=1e-6)
+  waves = np.asarray(modules.sinusoids(positions[..., 0], 16))
+  np.testing.assert_allclose((waves**2).sum(-1), 8, rtol=1e-5)
+
+
+def test_the_std_is_bounded_or_exponential(rng):
+  x = 100 * rng.normal(size=(2, 5, 16)).astype(np.float32)
+  bounded = tca_jax.GaussianHead(1)
+  params = bounded.init(jax.random.key(0), x)
+  assert np.asarray(bounded.apply(params, x).std).min() >= 0.05
+  free = tca_jax.GaussianHead(1, min_std=None).apply(params, x)
+  raw = np.log(free.std)
+  np.testing.assert_allclose(
+    bounded.apply(params, x).std, 0.05 + 0.95 * np.logaddexp(0, raw), rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (dict(coords=np.ones((B, N), np.float32)), r"coords must be \[B, N, C\]"),
+    (dict(values=np.ones((B, N + 1, E), np.float32)), r"values must be \(3, 11\)"),
+    (dict(values=np.full((B, N, E), np.nan, np.float32)), "values must be finite"),
+    (dict(coords=np.full((B, N, C), np.inf, np.float32)), "coords must be finite"),
+    (dict(values=np.ones((B, N, E), np.int32)), "floating point, got dtype int32"),
+    (dict(mask=np.ones((B, N), np.float32)), "mask must be bool"),
+    (dict(mask=np.ones((B, N + 1), bool)), "mask must be"),
+    (dict(query_coords=np.ones((B + 1, M, C), np.float32)), r"queries must be \[3, M"),
+  ],
+)
+def test_bad_input_is_named(name, change, message, rng):
+  names = ("coords", "values", "query_coords", "mask")
+  inputs = dict(zip(names, _inputs(rng), strict=True))
+  model = _model(name, 0)
+  with pytest.raises(ValueError, match=message):
+    model.init(jax.random.key(0), **inputs | change)
+
+
+def test_a_width_that_heads_do_not_divide_is_an_error(rng):
+  layer = tca_jax.CrossAttention(width=10)
+  x = np.ones((1, 2, 10), np.float32)
+  with pytest.raises(ValueError, match="multiple of num_heads=4"):
+    layer.init(jax.random.key(0), x, x, x)

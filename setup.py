@@ -28,7 +28,7 @@ setuptools.setup(
       "etils>=1.12",
       "importlib_resources",
       "matplotlib>=3.9",
-      "optax>=0.2.5",
+      "optax>=0.2.8",
       "orbax-checkpoint>=0.12,<0.13",
       "pillow",
       "tensorboardX>=2.6",

@@ -180,7 +180,7 @@ def make_train_step(
       grads, state["optimizer"], state["params"]
     )
     params = optax.apply_updates(state["params"], updates)
-    metrics = parts | {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    metrics = parts | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return {"params": params, "optimizer": optimizer_state}, metrics
 
   return train_step

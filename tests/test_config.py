@@ -1,0 +1,65 @@
+"""Configs and workdirs: what is refused, and what may change."""
+
+import dataclasses
+import json
+
+from etils import epath
+import pytest
+
+from experiments.common import config as config_lib
+from experiments.copy_task import CopyConfig
+from experiments.image_completion import ImageConfig
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (dict(model="lstm"), r"model must be one of \('tca', 'ca', 'perceiver'\), got 'l"),
+    (dict(num_steps=0), "num_steps must be at least 1, got 0"),
+    (dict(num_steps=1.5), "num_steps must be int, got 1.5"),
+    (dict(learning_rate=float("nan")), "learning_rate must be at least 0, got nan"),
+    (dict(baseline="mean"), "baseline must be one of"),
+    (dict(seed=-1), "seed must be at least 0"),
+  ],
+)
+def test_bad_options_are_named(change, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.Config(**change)
+
+
+def test_a_workdir_keeps_its_recipe(tmp_path):
+  workdir = epath.Path(tmp_path / "run")
+  config = CopyConfig(num_steps=10)
+  config_lib.claim_workdir(config, workdir)
+  assert config_lib.load(CopyConfig, workdir) == config
+  other = dataclasses.replace(config, log_every=7, save_every=3, eval_seed=9)
+  config_lib.claim_workdir(other, workdir)
+  assert config_lib.load(CopyConfig, workdir) == config
+  for change in (dict(num_steps=11), dict(seed=1), dict(sequence_length=8)):
+    (name,) = change
+    with pytest.raises(config_lib.ConfigError, match=f"another config .*{name}: "):
+      config_lib.claim_workdir(dataclasses.replace(config, **change), workdir)
+
+
+def test_a_folder_of_other_files_is_not_taken(tmp_path):
+  (tmp_path / "thesis.tex").write_text("")
+  with pytest.raises(config_lib.ConfigError, match="holds files but no config"):
+    config_lib.claim_workdir(CopyConfig(), epath.Path(tmp_path))
+  with pytest.raises(config_lib.ConfigError, match="nothing was trained there"):
+    config_lib.load(CopyConfig, epath.Path(tmp_path))
+
+
+def test_a_config_of_another_experiment_is_refused(tmp_path):
+  workdir = epath.Path(tmp_path / "run")
+  config_lib.claim_workdir(CopyConfig(), workdir)
+  message = r"unknown options \['sequence_length'\], missing \['data_dir', 'dataset'\]"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.load(ImageConfig, workdir)
+
+
+def test_every_option_survives_json(tmp_path):
+  path = epath.Path(tmp_path / "x.json")
+  config = ImageConfig(learning_rate=3e-4, share_policy=False)
+  config_lib.write_json(path, dataclasses.asdict(config))
+  assert ImageConfig(**json.loads(path.read_text())) == config
+  assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,245 @@
+"""End to end: train, kill, resume, evaluate; on one device and on eight."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from experiments import copy_task
+from experiments.common import checkpoints
+from experiments.common import evaluate
+from experiments.common import metrics
+from experiments.common import train
+from experiments.common.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 60  # long enough to be killed on the way
+CONFIG = copy_task.CopyConfig(
+  sequence_length=8,
+  batch_size=8,
+  num_steps=STEPS,
+  warmup_steps=2,
+  save_every=10,
+  log_every=5,
+  eval_batches=2,
+)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+  """Compilations that the processes of these tests share."""
+  return str(tmp_path_factory.mktemp("compilations"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run that nobody interrupted, and its evaluation."""
+  workdir = epath.Path(tmp_path_factory.mktemp("finished") / "run")
+  task = copy_task.CopyTask(CONFIG)
+  train.train(task, workdir)
+  return workdir, evaluate.evaluate_workdir(task, workdir)
+
+
+def _start(workdir, cache_dir, *flags, devices=1, config=CONFIG, mode="train"):
+  """The binary in a process of its own."""
+  options = [
+    f"--{field.name}={getattr(config, field.name)}"
+    for field in dataclasses.fields(config)
+  ]
+  environment = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"]
+    + f" --xla_force_host_platform_device_count={devices}",
+  }
+  command = [sys.executable, "-m", "experiments.copy_task", f"--workdir={workdir}"]
+  return subprocess.Popen(
+    [*command, f"--mode={mode}", *(options if mode == "train" else []), *flags],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def _finish(process, code=0):
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == code, output
+  return output
+
+
+def _state(workdir):
+  task = copy_task.CopyTask(CONFIG)
+  like = train.init_state(task, train.build_optimizer(CONFIG))
+  with checkpoints.Checkpoints(workdir, read_only=True) as kept:
+    return kept.restore(**like)
+
+
+def _logged(workdir):
+  """The metrics without the wall time."""
+  return [
+    {name: value for name, value in record.items() if name != "seconds"}
+    for record in metrics.read_metrics(workdir)
+  ]
+
+
+def _assert_same_run(workdir, finished):
+  step, state = _state(workdir)
+  assert step == STEPS
+  chex.assert_trees_all_equal(state, _state(finished)[1])
+  assert _logged(workdir) == _logged(finished)
+
+
+def test_a_finished_run_leaves_what_was_promised(finished):
+  workdir, result = finished
+  assert [record["step"] for record in _logged(workdir)] == [*range(5, 61, 5)]
+  assert list((workdir / "tensorboard").iterdir())
+  written = json.loads((workdir / "eval.json").read_text())
+  assert written == json.loads(json.dumps(result))
+  assert written["step"] == STEPS and 0 <= written["accuracy"] <= 1
+  assert written["tokens_fraction"] == written["tokens_fraction_largest"] == 3 / 4
+  assert written["config"] == dataclasses.asdict(CONFIG)
+  assert written["num_examples"] == 16 and written["num_parameters"] > 100_000
+  commit = written["commit"]
+  assert commit is None or len(commit.removesuffix("-dirty")) == 40
+
+
+def test_relaunching_a_finished_run_evaluates_it_again(finished, cache_dir):
+  workdir, result = finished
+  before = (workdir / "metrics.jsonl").read_text()
+  output = _finish(_start(workdir, cache_dir, "--log_every=5"))
+  assert f"step {STEPS}: accuracy" in output
+  again = json.loads((workdir / "eval.json").read_text())
+  assert again["accuracy"] == pytest.approx(result["accuracy"])
+  assert again["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-5)
+  assert (workdir / "metrics.jsonl").read_text() == before
+  other = _finish(_start(workdir, cache_dir, mode="eval"))
+  assert "accuracy" in other
+  wrong = _finish(_start(workdir, cache_dir, "--seed=4", mode="eval"), code=1)
+  assert "--seed=4 contradicts the workdir" in wrong
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_resumes_bit_for_bit(sent, tmp_path, cache_dir, finished):
+  workdir = epath.Path(tmp_path / "run")
+  process = _start(workdir, cache_dir)
+  for _ in range(3000):
+    if len(metrics.read_metrics(workdir)) >= 2 or process.poll() is not None:
+      break
+    time.sleep(0.05)
+  process.send_signal(sent)
+  output, _ = process.communicate(timeout=300)
+  if process.returncode == 0:
+    pytest.fail(f"the run ended before it could be killed: {output}")
+  assert process.returncode == (train.PREEMPTED if sent == signal.SIGTERM else -sent)
+  if sent == signal.SIGTERM:
+    assert "SIGTERM: saved step" in output
+  _finish(_start(workdir, cache_dir))
+  _assert_same_run(workdir, finished[0])
+
+
+class _CrashError(RuntimeError):
+  pass
+
+
+def test_a_crash_between_checkpoints_and_a_truncated_one_resume_bit_for_bit(
+  tmp_path, finished, caplog
+):
+  class Crashing(copy_task.CopyTask):
+    def train_batch(self, step):
+      if step == 47:
+        raise _CrashError
+      return super().train_batch(step)
+
+  workdir = epath.Path(tmp_path / "run")
+  with pytest.raises(_CrashError):
+    train.train(Crashing(CONFIG), workdir)
+  assert [record["step"] for record in _logged(workdir)][-1] == 45
+  for path in pathlib.Path(workdir / "checkpoints" / "40").rglob("*"):
+    if path.is_file() and path.parent.name == "d":
+      path.write_bytes(path.read_bytes()[:100])
+  train.train(copy_task.CopyTask(CONFIG), workdir)
+  assert "checkpoint 40" in caplog.text
+  _assert_same_run(workdir, finished[0])
+
+
+def test_another_recipe_is_refused_and_loses_nothing(finished, cache_dir):
+  workdir, _ = finished
+  before = _state(workdir)
+  output = _finish(_start(workdir, cache_dir, "--num_steps=61"), code=1)
+  assert "num_steps: 60 there, 61 here" in output and "Traceback" not in output
+  chex.assert_trees_all_equal(_state(workdir), before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  workdir = epath.Path(tmp_path / "run")
+  config = dataclasses.replace(CONFIG, learning_rate=1e37, clip_norm=0.0, save_every=1)
+  with pytest.raises(train.NonFiniteLossError, match=r"at step \d+ the loss is"):
+    train.train(copy_task.CopyTask(config), workdir)
+  with checkpoints.Checkpoints(workdir, read_only=True) as kept:
+    assert kept.steps and kept.steps[-1] < STEPS
+  assert all(np.isfinite(record["loss"]) for record in _logged(workdir))
+
+
+def test_eight_devices_train_and_evaluate_as_one_does(tmp_path, cache_dir, finished):
+  workdir, result = finished
+  # Trained on one device, evaluated on eight.
+  copied = epath.Path(tmp_path / "copied")
+  checkpoints.export_params(workdir, copied)
+  (workdir / "config.json").copy(copied / "config.json")
+  _finish(_start(copied, cache_dir, mode="eval", devices=8))
+  on_eight = json.loads((copied / "eval.json").read_text())
+  assert on_eight["device"].startswith("8 x")
+  assert on_eight["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-4)
+  # Trained on eight devices, restored and evaluated on one.
+  trained = epath.Path(tmp_path / "trained")
+  _finish(_start(trained, cache_dir, devices=8))
+  step, state = _state(trained)
+  assert step == STEPS
+  chex.assert_trees_all_close(
+    state["params"], _state(workdir)[1]["params"], rtol=0.02, atol=2e-3
+  )
+  again = evaluate.evaluate_workdir(copy_task.CopyTask(CONFIG), trained)
+  eight = json.loads((trained / "eval.json").read_text())
+  assert again["log_likelihood"] == pytest.approx(eight["log_likelihood"], rel=1e-4)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, "local_devices", lambda: [None] * 3)
+  with pytest.raises(ConfigError, match="multiple of the 3 local devices, got 8"):
+    train.shardings(8)
+
+
+def test_bad_flags_are_named(tmp_path, cache_dir):
+  nothing = _finish(_start(tmp_path / "none", cache_dir, mode="eval"), code=1)
+  assert "nothing was trained there" in nothing and "Traceback" not in nothing
+  for flag, message in (
+    ("--colour=red", "Unknown command line flag"),
+    ("--model=lstm", "should be one of"),
+    ("--sequence_length=7", "sequence_length must be even, got 7"),
+  ):
+    process = _start(tmp_path / "new", cache_dir, flag)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and message in output, output
+  assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("model", ["ca", "perceiver"])
+def test_the_other_systems_train_and_evaluate(model, tmp_path):
+  config = dataclasses.replace(CONFIG, model=model, num_layers=1, dropout=0.1)
+  task = copy_task.CopyTask(config)
+  workdir = epath.Path(tmp_path / "run")
+  train.train(task, workdir)
+  result = evaluate.evaluate_workdir(task, workdir)
+  assert result["tokens_fraction"] == (1 if model == "ca" else 3 / 4)

@@ -30,7 +30,6 @@ setuptools.setup(
       "matplotlib>=3.9",
       "optax>=0.2.8",
       "orbax-checkpoint>=0.12,<0.13",
-      "pillow",
       "tensorboardX>=2.6",
       "tensorflow-datasets>=4.9.9",
       "tqdm",

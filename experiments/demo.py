@@ -10,6 +10,7 @@ makes is under runs/demo; a second run finds its training done.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -36,7 +37,7 @@ from experiments.common import train
 from experiments.data import images
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Where everything goes.")
-_COPY_STEPS = flags.DEFINE_integer("copy_steps", 600, "Training steps of copy.")
+_COPY_STEPS = flags.DEFINE_integer("copy_steps", 500, "Training steps of copy.")
 _IMAGE_BATCHES = flags.DEFINE_integer(
   "image_batches", 0, "Batches of the image evaluation; 0: all held-out digits."
 )
@@ -176,16 +177,19 @@ def reader(
   query_coords: jax.Array,
 ) -> tuple[Callable[[], typing.Any], int]:
   """A function that reads one context's memory, compiled; and its queries."""
-  index = jax.jit(lambda *context: task.apply(params, *context, method="index"))
-  memory = jax.block_until_ready(index(coords, values))
-
-  @jax.jit
-  def read(memory, query_coords):
-    return task.apply(params, memory, query_coords, method="read").output
-
-  jax.block_until_ready(read(memory, query_coords))
+  index, read = jitted(task)
+  memory = index(params, coords, values)
+  jax.block_until_ready(read(params, memory, query_coords))
   num_queries = query_coords.shape[1]
-  return lambda: jax.block_until_ready(read(memory, query_coords)), num_queries
+  return lambda: jax.block_until_ready(read(params, memory, query_coords)), num_queries
+
+
+def jitted(task: task_lib.Task) -> tuple[Callable[..., typing.Any], ...]:
+  """The model's `index` and `read`, to be called with the parameters first."""
+  return (
+    jax.jit(functools.partial(task.apply, method="index")),
+    jax.jit(functools.partial(task.apply, method="read")),
+  )
 
 
 def us_per_query(
@@ -215,13 +219,14 @@ def complete(
   rows, columns = np.divmod(np.arange(height * width), width)
   pixels = np.stack([rows, columns], axis=-1)
   grid = images.scale(pixels, height, width)
+  index, read = jitted(task)
   found = []
   for image in chosen:
     picked = rng.permutation(height * width)[:100]
     truth = image[..., 0] / np.float32(255)
     values = truth.ravel()[picked, None] - 0.5
-    memory = task.apply(params, grid[None, picked], values[None], method="index")
-    prediction = task.apply(params, memory, grid[None], method="read")
+    memory = index(params, grid[None, picked], values[None])
+    prediction = read(params, memory, grid[None])
     mean, std = jax.device_get((prediction.output.mean, prediction.output.std))
     # The query shown is the pixel, not given, of which the model is least sure.
     doubt = np.array(std[0, :, 0])

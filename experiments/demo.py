@@ -50,8 +50,7 @@ _ROOT = epath.Path(__file__).parent.parent
 def main(argv: list[str]) -> None:
   """Runs both parts and prints where everything is."""
   del argv
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.WARNING)
+  launch.quiet_libraries()
   out = epath.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
   started = time.monotonic()
@@ -140,7 +139,9 @@ def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]
   for name, title in NAMES.items():
     workdir = _ROOT / "checkpoints" / f"image_{name}"
     config = config_lib.load(image_completion.ImageConfig, workdir)
-    config = dataclasses.replace(config, eval_batches=_IMAGE_BATCHES.value)
+    config = dataclasses.replace(
+      config, eval_batches=_IMAGE_BATCHES.value, data_dir=str(out / "data")
+    )
     tasks[name] = task = image_completion.ImageTask(config)
     target = out / f"image_{name}"
     target.mkdir(exist_ok=True)
@@ -177,7 +178,8 @@ def reader(
   query_coords: jax.Array,
 ) -> tuple[Callable[[], typing.Any], int]:
   """A function that reads one context's memory, compiled; and its queries."""
-  index, read = jitted(task)
+  index, predict = jitted(task)
+  read = jax.jit(lambda *inputs: predict(*inputs).output)
   memory = index(params, coords, values)
   jax.block_until_ready(read(params, memory, query_coords))
   num_queries = query_coords.shape[1]
@@ -187,8 +189,8 @@ def reader(
 def jitted(task: task_lib.Task) -> tuple[Callable[..., typing.Any], ...]:
   """The model's `index` and `read`, to be called with the parameters first."""
   return (
-    jax.jit(functools.partial(task.apply, method="index")),
-    jax.jit(functools.partial(task.apply, method="read")),
+    jax.jit(functools.partial(task.model.apply, method="index")),
+    jax.jit(functools.partial(task.model.apply, method="read")),
   )
 
 
@@ -209,12 +211,14 @@ def us_per_query(
 
 
 def complete(
-  task: image_completion.ImageTask, params: typing.Any, num_images: int = 4
+  task: image_completion.ImageTask, params: typing.Any
 ) -> list[plots.Completion]:
-  """Completes held-out digits from 100 pixels each, one of each class."""
-  test = task.test_images()
-  chosen = test[:: max(1, len(test) // num_images)][:num_images]
-  height, width = chosen.shape[1:3]
+  """Completes four held-out digits, 0 to 3, from 100 pixels each."""
+  chosen = [
+    images.load_digits("test", task.config.data_dir, range(label, label + 1))[0]
+    for label in range(4)
+  ]
+  height, width = chosen[0].shape[:2]
   rng = np.random.default_rng(0)
   rows, columns = np.divmod(np.arange(height * width), width)
   pixels = np.stack([rows, columns], axis=-1)

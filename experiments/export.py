@@ -6,6 +6,7 @@ writes checkpoints/image_tca (restored by --mode=eval --workdir=...) and
 results/image_tca.json, the eval.json that the run ended with.
 """
 
+import json
 import sys
 
 from absl import app
@@ -16,6 +17,7 @@ from etils import epath
 from experiments.common import checkpoints
 from experiments.common import config as config_lib
 from experiments.common import evaluate
+from experiments.common import launch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _NAME = flags.DEFINE_string("name", None, "Of the checkpoint kept.", required=True)
@@ -25,16 +27,23 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
   """Writes `checkpoints/name` and `results/name.json` under a root folder.
 
   Raises:
-    CheckpointError: if there is nothing to copy, or a checkpoint of that name.
+    CheckpointError: if there is nothing to copy, if the evaluation is not the one
+      that the run ended with, or if there is a checkpoint of that name.
   """
-  result = workdir / evaluate.EVAL_FILE
-  if not result.exists():
+  result, config = workdir / evaluate.EVAL_FILE, workdir / config_lib.CONFIG_FILE
+  if not result.exists() or not config.exists():
     raise checkpoints.CheckpointError(
       f"{workdir} holds no {evaluate.EVAL_FILE}: it is not a finished run"
     )
+  evaluated, trained = json.loads(result.read_text()), json.loads(config.read_text())
+  if evaluated["config"] != trained or evaluated["step"] != trained["num_steps"]:
+    raise checkpoints.CheckpointError(
+      f"{result} is of another step or of other flags than the run's; run its"
+      " command again"
+    )
   kept = root / "checkpoints" / name
   checkpoints.export_params(workdir, kept)
-  (workdir / config_lib.CONFIG_FILE).copy(kept / config_lib.CONFIG_FILE)
+  config.copy(kept / config_lib.CONFIG_FILE)
   (root / "results").mkdir(exist_ok=True)
   result.copy(root / "results" / f"{name}.json", overwrite=True)
 
@@ -42,8 +51,10 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
 def main(argv: list[str]) -> None:
   """Exports the run that the flags name."""
   del argv
+  launch.quiet_libraries()
   try:
     export(epath.Path(_WORKDIR.value), _NAME.value, epath.Path())
+    print(f"checkpoints/{_NAME.value}, results/{_NAME.value}.json")
   except checkpoints.CheckpointError as error:
     logging.error("%s", error)
     sys.exit(1)

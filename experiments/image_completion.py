@@ -89,9 +89,8 @@ class ImageTask(task_lib.Task[ImageConfig]):
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     test = self.test_images()
     size = self.config.batch_size
-    for i, start in enumerate(range(0, len(test), size)):
-      if i == self.config.eval_batches != 0:
-        return
+    starts = range(0, len(test), size)
+    for i, start in enumerate(starts[: self.config.eval_batches or None]):
       part = test[start : start + size]
       missing = size - len(part)
       padded = np.pad(part, [(0, missing)] + [(0, 0)] * 3)

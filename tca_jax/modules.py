@@ -133,6 +133,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+    x = jnp.where(mask[..., None], x, 0)
     for _ in range(self.num_layers):
       x = TransformerLayer(self.num_heads, self.hidden, self.dropout, dtype=self.dtype)(
         x, mask, train
@@ -276,11 +277,21 @@ class _ReadOut(nn.Module):
 
   def _queries(self, queries: jax.Array, batch: int) -> jax.Array:
     """`[B, M, D] -> [B, M, H, Dh]`."""
+    tree_lib.check_finite(queries=queries)
     if queries.ndim != 3 or queries.shape[::2] != (batch, self.width):
       raise ValueError(
         f"queries must be [{batch}, M, {self.width}], got {queries.shape}"
       )
     return self._heads(self.query, self.query_norm(queries))
+
+  def _read_flat(self, memory: FlatMemory, queries: jax.Array, train: bool) -> Reading:
+    """Full attention over a flat memory."""
+    out = _attend_all(self._queries(queries, memory.mask.shape[0]), memory)
+    num_read = jnp.sum(memory.mask, axis=-1, keepdims=True)
+    return Reading(
+      output=self._finish(queries, out.output, train),
+      num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
+    )
 
   def _finish(self, queries: jax.Array, attended: jax.Array, train: bool) -> jax.Array:
     """Output projection, residual and feed-forward, `[B, M, H, Dh] -> [B, M, D]`."""
@@ -326,13 +337,7 @@ class CrossAttention(_ReadOut):
     self, memory: FlatMemory, queries: jax.Array, train: bool = False
   ) -> Reading:
     """Reads a memory with `[B, M, D]` queries; ValueError if shapes do not fit."""
-    projected = self._queries(queries, memory.mask.shape[0])
-    out = _attend_all(projected, memory)
-    num_read = jnp.sum(memory.mask, axis=-1, keepdims=True)
-    return Reading(
-      output=self._finish(queries, out.output, train),
-      num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
-    )
+    return self._read_flat(memory, queries, train)
 
 
 class PerceiverIO(_ReadOut):
@@ -348,6 +353,8 @@ class PerceiverIO(_ReadOut):
 
   def setup(self) -> None:
     super().setup()
+    if self.num_latents < 1:
+      raise ValueError(f"num_latents must be at least 1, got {self.num_latents}")
     self.latents = self.param(
       "latents", nn.initializers.normal(1.0), (self.num_latents, self.width)
     )
@@ -480,14 +487,14 @@ class TreeCrossAttention(_ReadOut):
     Raises:
       ValueError: if shapes do not fit.
     """
-    batch, num_queries = memory.tree.leaf_mask.shape[0], queries.shape[1]
+    batch = memory.tree.leaf_mask.shape[0]
     projected = self._queries(queries, batch)
     policy_query = None
     if not self.share_policy:
       policy_query = self._heads(self.policy_query, self.query_norm(queries))
     rngs = None
     if train:
-      rngs = jax.random.split(self.make_rng("policy"), (batch, num_queries))
+      rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
 
     def read_one(query, policy_query, rng, memory):
       return retrieval.tree_attention(
@@ -520,14 +527,7 @@ class TreeCrossAttention(_ReadOut):
 
   def read_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:
     """Reads all leaves with the same weights: the system ReTreever-Full."""
-    leaves = _leaves(memory)
-    projected = self._queries(queries, leaves.mask.shape[0])
-    out = _attend_all(projected, leaves)
-    num_read = jnp.sum(leaves.mask, axis=-1, keepdims=True)
-    return Reading(
-      output=self._finish(queries, out.output, False),
-      num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
-    )
+    return self._read_flat(_leaves(memory), queries, train=False)
 
 
 def _leaves(memory: TreeMemory) -> FlatMemory:
@@ -731,7 +731,13 @@ class ReTreever(nn.Module):
     query_coords: jax.Array,
     train: bool = False,
   ) -> Prediction:
-    """Predicts at `[B, M, C]` query coordinates from memories."""
+    """Predicts at `[B, M, C]` query coordinates from memories.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong; outside a transformation also if
+        a coordinate is not finite.
+    """
+    tree_lib.check_finite(query_coords=query_coords)
     reading = self.read_out.read(memory, self.embedder.queries(query_coords), train)
     leaf_output = None
     if reading.leaf_output is not None:

@@ -6,16 +6,16 @@ Everything is a pure function of arrays; `where` keeps padded queries out of
 every loss, reward and baseline.
 """
 
+import dataclasses
 import typing
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from tca_jax.attention import MASKED
 from tca_jax.retrieval import TreeAttentionOutput
 
-Baseline = typing.Literal["none", "batch", "leaf"]
+Baseline = typing.Literal["constant", "batch", "leaf"]
 Reward = typing.Literal["accuracy", "likelihood"]
 BASELINES: tuple[str, ...] = typing.get_args(Baseline)
 REWARDS: tuple[str, ...] = typing.get_args(Reward)
@@ -84,6 +84,7 @@ def advantage(
   leaf_reward: jax.Array,
   baseline: Baseline,
   where: jax.Array | None = None,
+  constant: float = 0.0,
   clip: float = 5.0,
 ) -> jax.Array:
   """What REINFORCE multiplies log pi by: the reward less a baseline.
@@ -92,11 +93,13 @@ def advantage(
     reward: `[B, M]`, the reward of each query's path.
     leaf_reward: `[B, M]`, the reward of the same query's prediction from all
       leaves, read by baseline "leaf" alone.
-    baseline: "none": the reward itself, as published. "batch": the mean reward
+    baseline: "constant": a number, as published. "batch": the mean reward
       of the same query position in the *other* valid examples of the batch (0
       where there is no other). "leaf": `leaf_reward`.
     where: `[B, M]` bool, False at padded queries.
-    clip: advantages are clipped to [-clip, clip] if a baseline is used.
+    constant: of baseline "constant": 0 as published, or -log(number of classes)
+      with the likelihood as a classification's reward.
+    clip: advantages are clipped to [-clip, clip], unless the baseline is constant.
 
   Returns:
     `[B, M]`, without gradient.
@@ -104,8 +107,8 @@ def advantage(
   Raises:
     ValueError: if the baseline is not one of `BASELINES`.
   """
-  if baseline == "none":
-    return jax.lax.stop_gradient(reward)
+  if baseline == "constant":
+    return jax.lax.stop_gradient(reward - constant)
   if baseline == "leaf":
     value = leaf_reward
   elif baseline == "batch":
@@ -130,6 +133,9 @@ def reinforce_loss(
     advantage: `[...]`, reward less baseline; no gradient flows into it.
     where: `[...]` bool, False at padded queries.
   """
+  if where is not None:  # before the product, whose gradient would be 0 * NaN
+    advantage = jnp.where(where, advantage, 0)
+    log_prob = jnp.where(where, log_prob, 0)
   return masked_mean(-jax.lax.stop_gradient(advantage) * log_prob, where)
 
 
@@ -175,13 +181,16 @@ def routing_loss(
     queries.
   """
   valid = counted[..., None] & (log_policy > MASKED)
-  cross = -jnp.sum(jnp.where(valid, targets * log_policy, 0), axis=(-2, -1))
+  if where is not None:
+    valid &= where[..., None, None]
+  cross = jnp.where(valid, targets, 0) * jnp.where(valid, log_policy, 0)
+  cross = -jnp.sum(cross, axis=(-2, -1))
   return masked_mean(cross, where)
 
 
-@chex.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ObjectiveWeights:
-  """The weights of the training objective; the defaults are our recipe.
+  """The weights of the training objective: static, the defaults are our recipe.
 
   Attributes:
     leaf: lambda_CA, the weight of the task loss read from all leaves.
@@ -189,6 +198,7 @@ class ObjectiveWeights:
     entropy: alpha, the entropy bonus relative to REINFORCE.
     routing: the weight of the routing loss.
     baseline: one of `BASELINES`.
+    constant: the value of baseline "constant".
   """
 
   leaf: float = 1.0
@@ -196,6 +206,7 @@ class ObjectiveWeights:
   entropy: float = 0.01
   routing: float = 1.0
   baseline: Baseline = "batch"
+  constant: float = 0.0
 
 
 def tree_objective(
@@ -226,7 +237,7 @@ def tree_objective(
   Raises:
     ValueError: if the baseline is not one of `BASELINES`.
   """
-  gain = advantage(reward, leaf_reward, weights.baseline, where)
+  gain = advantage(reward, leaf_reward, weights.baseline, where, weights.constant)
   parts = {
     "loss_tca": -masked_mean(log_likelihood, where),
     "loss_ca": -masked_mean(leaf_log_likelihood, where),

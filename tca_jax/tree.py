@@ -148,6 +148,18 @@ def check_context(
       )
 
 
+def check_finite(**arrays: jax.Array) -> None:
+  """Raises ValueError on an array that is not floating point, or not finite.
+
+  Values are looked at only where they are known, as in `check_context`.
+  """
+  for name, x in arrays.items():
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
+    if not is_traced(x) and not np.isfinite(np.asarray(x, np.float32)).all():
+      raise ValueError(f"{name} must be finite, but some hold NaN or infinity")
+
+
 def build_tree(
   coords: jax.Array,
   mask: jax.Array | None = None,

@@ -62,6 +62,18 @@ def test_a_truncated_checkpoint_falls_back_with_a_warning_and_is_replaced(
   chex.assert_trees_all_equal(state, _plus(5))
 
 
+def test_steps_before_a_truncated_one_are_saved(tmp_path):
+  _save(tmp_path, [2, 4])
+  _break(tmp_path, 4)
+  with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.restore(**STATE)[0] == 2
+    checkpoints.save(3, **_plus(9))
+  with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+    step, state = checkpoints.restore(**STATE)
+  assert step == 3
+  chex.assert_trees_all_equal(state, _plus(9))
+
+
 def test_nothing_to_restore_is_none_and_nothing_whole_is_an_error(tmp_path):
   with checkpoints_lib.Checkpoints(tmp_path / "new") as checkpoints:
     assert checkpoints.restore(**STATE) is None

@@ -111,7 +111,7 @@ def test_an_empty_context_is_read_as_nothing_under_jit(name, rng):
   )(params, coords, values)
   assert np.isfinite(value)
   chex.assert_tree_all_finite(grads)
-  assert not np.any(out.reading.num_read) or name == "perceiver"
+  assert not np.any(out.reading.num_read)
   other = jax.jit(loss)(params, coords + 1, values + 1)[1]
   chex.assert_trees_all_equal(other.output, out.output)
   with pytest.raises(ValueError, match="at least one valid token"):
@@ -326,6 +326,8 @@ def test_the_std_is_bounded_or_exponential(rng):
     (dict(mask=np.ones((B, N), np.float32)), "mask must be bool"),
     (dict(mask=np.ones((B, N + 1), bool)), "mask must be"),
     (dict(query_coords=np.ones((B + 1, M, C), np.float32)), r"queries must be \[3, M"),
+    (dict(query_coords=np.ones((B, M, C), int)), "query_coords must be floating"),
+    (dict(query_coords=np.full((B, M, C), np.nan, np.float32)), "must be finite"),
   ],
 )
 def test_bad_input_is_named(name, change, message, rng):
@@ -334,6 +336,30 @@ def test_bad_input_is_named(name, change, message, rng):
   model = _model(name, 0)
   with pytest.raises(ValueError, match=message):
     model.init(jax.random.key(0), **inputs | change)
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_queries_of_another_rank_are_an_error(name, rng):
+  layer = READ_OUTS[name]()
+  tokens = rng.normal(size=(B, N, 16)).astype(np.float32)
+  with pytest.raises(ValueError, match=r"queries must be \[3, M, 16\], got \(16,\)"):
+    layer.init(jax.random.key(0), tokens[0, 0], tokens, tokens)
+
+
+def test_an_encoder_does_not_read_masked_tokens(rng):
+  x = rng.normal(size=(1, 5, 16)).astype(np.float32)
+  mask = np.array([[True, True, False, True, False]])
+  encoder = tca_jax.Encoder(2, hidden=8)
+  params = jax.jit(encoder.init)(jax.random.key(0), x, mask)
+  out = _apply(encoder, params, x, mask)
+  other = _apply(encoder, params, np.where(mask[..., None], x, np.nan), mask)
+  np.testing.assert_array_equal(np.asarray(out)[mask], np.asarray(other)[mask])
+
+
+def test_no_latents_are_an_error(rng):
+  x = rng.normal(size=(1, 5, 64)).astype(np.float32)
+  with pytest.raises(ValueError, match="num_latents must be at least 1, got 0"):
+    tca_jax.PerceiverIO(num_latents=0).init(jax.random.key(0), x, x, x)
 
 
 def test_a_width_that_heads_do_not_divide_is_an_error(rng):

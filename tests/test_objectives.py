@@ -37,8 +37,10 @@ def test_advantages(rng):
   where = np.ones((4, 3), bool)
   where[0, 0] = False
   where[1:, 2] = False
-  none = objectives.advantage(reward, leaf, "none", where)
+  none = objectives.advantage(reward, leaf, "constant", where)
   np.testing.assert_array_equal(none, reward)
+  chance = objectives.advantage(reward, leaf, "constant", where, -np.log(12))
+  np.testing.assert_allclose(chance, reward + np.log(12), rtol=1e-6)
   own = objectives.advantage(reward, leaf, "leaf", where)
   np.testing.assert_allclose(own, reward - leaf, rtol=1e-6)
   batch = np.asarray(objectives.advantage(reward, leaf, "batch", where))
@@ -58,8 +60,22 @@ def test_padded_queries_change_nothing(rng):
     gain = objectives.advantage(reward, leaf, "batch", where)
     return objectives.reinforce_loss(log_prob, gain, where)
 
-  junk = [np.where(where, x, 1e9) for x in (reward, leaf, log_prob)]
-  assert losses(*junk) == losses(reward, leaf, log_prob)
+  own = jax.value_and_grad(losses, argnums=2)(reward, leaf, log_prob)
+  for junk in (1e9, np.nan):
+    other = [np.where(where, x, junk).astype("f") for x in (reward, leaf, log_prob)]
+    value, grad = jax.value_and_grad(losses, argnums=2)(*other)
+    assert value == own[0]
+    np.testing.assert_array_equal(grad, own[1])
+
+
+def test_padded_queries_do_not_reach_the_routing_loss():
+  log_policy = jnp.log(jnp.full((2, 3, 2), 0.5))
+  targets = jnp.full((2, 3, 2), 0.5).at[1].set(jnp.nan)
+  counted, where = jnp.ones((2, 3), bool), jnp.array([True, False])
+  loss = lambda x: objectives.routing_loss(x, targets, counted, where)  # noqa: E731
+  value, grad = jax.value_and_grad(loss)(log_policy)
+  np.testing.assert_allclose(value, 3 * np.log(2), rtol=1e-6)
+  assert np.all(np.isfinite(grad)) and not np.any(grad[1])
 
 
 def _small_problem(rng, n=5, b=2):

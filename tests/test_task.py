@@ -15,9 +15,9 @@ import tca_jax
 CONFIG = config_lib.Config(baseline="batch")
 
 
-def _loss_and_grads(batch, config, classes=0):
-  """The objective of a small TCA and its gradient."""
-  head = tca_jax.ClassificationHead(classes) if classes else tca_jax.GaussianHead(1)
+def _loss_and_grads(batch, config):
+  """A function of a batch: the objective of a small model and its gradient."""
+  head = tca_jax.GaussianHead(1)
   model = task_lib.build_model(config, 4, tca_jax.PointEmbedder(), head)
   inputs = (batch.coords, batch.values, batch.query_coords, batch.mask)
   params = jax.jit(model.init)(jax.random.key(0), *inputs)
@@ -29,7 +29,7 @@ def _loss_and_grads(batch, config, classes=0):
         params,
         batch.coords,
         batch.values,
-        batch.query_coords,
+        jnp.where(batch.query_mask[..., None], batch.query_coords, 0),
         batch.mask,
         train=True,
         rngs={"policy": jax.random.key(1)},
@@ -54,23 +54,38 @@ def _batch(rng):
   )
 
 
-@pytest.mark.parametrize("baseline", ["none", "batch", "leaf"])
-@pytest.mark.parametrize("model", config_lib.MODELS)
+@pytest.mark.parametrize(
+  "model, baseline",
+  [("tca", "constant"), ("tca", "batch"), ("tca", "leaf"), ("ca", "batch"),
+   ("perceiver", "batch")],
+)  # fmt: skip
 def test_padded_queries_never_matter(model, baseline, rng):
-  if model != "tca" and baseline != "batch":
-    return  # the others have no policy
   batch = _batch(rng)
   config = dataclasses.replace(CONFIG, model=model, baseline=baseline)
   run = _loss_and_grads(batch, config)
   expected = run(batch)
   chex.assert_tree_all_finite(expected)
   valid = batch.query_mask[..., None]
-  for junk in (1e9, np.nan):
+  for junk in (1e3, np.nan):
     other = batch.replace(
       targets=np.where(valid, batch.targets, junk).astype(np.float32),
-      query_coords=np.where(valid, batch.query_coords, 1e3).astype(np.float32),
+      query_coords=np.where(valid, batch.query_coords, junk).astype(np.float32),
     )
     chex.assert_trees_all_close(run(other), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_gradients_are_finite_under_any_mask(through, rng):
+  """One example a kind of mask: all, some, one and no valid token."""
+  batch = _batch(rng)
+  four = jax.tree.map(lambda x: np.concatenate([x, x[:1]]), batch)
+  masks = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+  four = four.replace(mask=masks)
+  config = dataclasses.replace(
+    CONFIG, num_layers=1, share_policy=through, tree_gradient=through
+  )
+  results = _loss_and_grads(four, config)(four)
+  chex.assert_tree_all_finite(results)
 
 
 def test_rewards(rng):
@@ -97,6 +112,7 @@ def test_every_weight_of_a_config_reaches_the_objective(rng, monkeypatch):
     entropy_weight=4.0,
     routing_weight=5.0,
     baseline="leaf",
+    baseline_value=6.0,
   )
   seen = []
   monkeypatch.setattr(
@@ -109,6 +125,6 @@ def test_every_weight_of_a_config_reaches_the_objective(rng, monkeypatch):
   normal = tca_jax.Gaussian(mean=batch.targets, std=np.ones_like(batch.targets))
   prediction = tca_jax.Prediction(output=normal, leaf_output=normal, reading=reading)
   task_lib.objective(prediction, batch, config)
-  assert dict(seen[0][-2]) == dict(
-    leaf=2.0, reinforce=3.0, entropy=4.0, routing=5.0, baseline="leaf"
+  assert dataclasses.asdict(seen[0][-2]) == dict(
+    leaf=2.0, reinforce=3.0, entropy=4.0, routing=5.0, baseline="leaf", constant=6.0
   )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -144,7 +145,8 @@ def test_a_killed_run_resumes_bit_for_bit(sent, tmp_path, cache_dir, finished):
     pytest.fail(f"the run ended before it could be killed: {output}")
   assert process.returncode == (train.PREEMPTED if sent == signal.SIGTERM else -sent)
   if sent == signal.SIGTERM:
-    assert "SIGTERM: saved step" in output
+    (step,) = re.findall(r"SIGTERM: saved step (\d+)", output)
+    assert (workdir / "checkpoints" / step).exists()
   _finish(_start(workdir, cache_dir))
   _assert_same_run(workdir, finished[0])
 
@@ -185,7 +187,9 @@ def test_another_recipe_is_refused_and_loses_nothing(finished, cache_dir):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   workdir = epath.Path(tmp_path / "run")
   config = dataclasses.replace(CONFIG, learning_rate=1e37, clip_norm=0.0, save_every=1)
-  with pytest.raises(train.NonFiniteLossError, match=r"at step \d+ the loss is"):
+  with pytest.raises(
+    train.NonFiniteLossError, match=r"not finite at step \d+: .*last good"
+  ):
     train.train(copy_task.CopyTask(config), workdir)
   with checkpoints.Checkpoints(workdir, read_only=True) as kept:
     assert kept.steps and kept.steps[-1] < STEPS
@@ -202,7 +206,7 @@ def test_eight_devices_train_and_evaluate_as_one_does(tmp_path, cache_dir, finis
   on_eight = json.loads((copied / "eval.json").read_text())
   assert on_eight["device"].startswith("8 x")
   assert on_eight["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-4)
-  # Trained on eight devices, restored and evaluated on one.
+  # Trained on eight devices, restored, evaluated and exported on one.
   trained = epath.Path(tmp_path / "trained")
   _finish(_start(trained, cache_dir, devices=8))
   assert _state(trained)[0] == STEPS
@@ -212,13 +216,19 @@ def test_eight_devices_train_and_evaluate_as_one_does(tmp_path, cache_dir, finis
   assert first == pytest.approx(expected, rel=1e-2)
   again = evaluate.evaluate_workdir(copy_task.CopyTask(CONFIG), trained)
   eight = json.loads((trained / "eval.json").read_text())
+  assert checkpoints.export_params(trained, tmp_path / "exported") == STEPS
   assert again["log_likelihood"] == pytest.approx(eight["log_likelihood"], rel=1e-4)
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
-  monkeypatch.setattr(jax, "local_devices", lambda: [None] * 3)
-  with pytest.raises(ConfigError, match="multiple of the 3 local devices, got 8"):
+def test_a_batch_is_spread_over_the_devices(monkeypatch):
+  devices = [object() for _ in range(6)]  # a mesh only counts them
+  monkeypatch.setattr(jax, "local_devices", lambda: devices)
+  with pytest.raises(ConfigError, match="multiple of the 6 local devices, got 8"):
     train.shardings(8)
+  _, split = train.shardings(12)
+  assert split.mesh.devices.size == 6 and split.spec == ("data",)
+  _, split = train.shardings(8, all_devices=False)
+  assert split.mesh.devices.size == 4
 
 
 def test_bad_flags_are_named(tmp_path, cache_dir):

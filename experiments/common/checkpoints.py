@@ -51,11 +51,21 @@ class Checkpoints:
 
   def save(self, step: int, **parts: typing.Any) -> None:
     """Saves pytrees by name, and returns once they are on disk."""
-    self._checkpointer.save_checkpointables(step, parts, overwrite=True)
+    # Forced: after a fallback the steps on disk are ahead of those saved now.
+    saved = self._checkpointer.save_checkpointables(
+      step, parts, force=True, overwrite=True
+    )
+    if not saved:
+      raise CheckpointError(f"step {step} could not be saved in {self._directory}")
 
-  def restore_as_saved(self, step: int, name: str) -> typing.Any:
-    """One part of a checkpoint, in the shapes and types that it was saved in."""
-    return self._checkpointer.load_checkpointables(step, {name: None})[name]
+  def shapes(self, name: str) -> typing.Any:
+    """The newest checkpoint's part of a name: shapes and types, on one device."""
+    newest = self._checkpointer.checkpointables_metadata(self.steps[-1])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+      newest.metadata[name],
+    )
 
   def restore(self, **like: typing.Any) -> tuple[int, dict[str, typing.Any]] | None:
     """Restores the newest checkpoint that is whole.
@@ -78,7 +88,10 @@ class Checkpoints:
       try:
         return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
-        reason = str(error).splitlines()[0][:300]
+        cause = error
+        while cause.__cause__ is not None:
+          cause = cause.__cause__
+        reason = (str(cause) or repr(cause)).splitlines()[0][:300]
         logging.warning(
           "checkpoint %d in %s cannot be restored, trying the one before: %s",
           step,
@@ -123,10 +136,12 @@ def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
   with Checkpoints(workdir, read_only=True) as source:
     if not source.steps:
       raise CheckpointError(f"there is no checkpoint in {workdir}")
-    step = source.steps[-1]
-    params = source.restore_as_saved(step, "params")
+    restored = source.restore(params=source.shapes("params"))
+  if restored is None:
+    raise CheckpointError(f"there is no checkpoint in {workdir}")
+  step, parts = restored
   with Checkpoints(out) as target:
     if target.steps:
       raise CheckpointError(f"{out} already holds the checkpoints {target.steps}")
-    target.save(step, params=params)
+    target.save(step, params=parts["params"])
   return step

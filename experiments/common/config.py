@@ -7,7 +7,9 @@ config: nothing below `main` looks at flags.
 
 import dataclasses
 import json
+import math
 import pathlib
+import sys
 import typing
 
 from absl import flags
@@ -17,6 +19,7 @@ from tca_jax import objectives
 from tca_jax import tree
 
 CONFIG_FILE = "config.json"
+_PART = ".part"
 MODELS = ("tca", "ca", "perceiver")
 
 
@@ -29,6 +32,7 @@ def option(
   text: str,
   choices: tuple[str, ...] | None = None,
   at_least: float | None = None,
+  below: float = math.inf,
   recipe: bool = True,
 ) -> typing.Any:
   """A field of a config.
@@ -38,10 +42,13 @@ def option(
     text: what the flag's help says.
     choices: the strings allowed, if only some are.
     at_least: the least number allowed.
+    below: numbers must be less than this; all must be finite.
     recipe: whether it is part of what is trained, so that a workdir holds one
       value of it; False for logging, saving and evaluation.
   """
-  metadata = dict(text=text, choices=choices, at_least=at_least, recipe=recipe)
+  metadata = dict(
+    text=text, choices=choices, at_least=at_least, below=below, recipe=recipe
+  )
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -62,12 +69,12 @@ class Config:
   num_latents: int = option(
     0, "Latents of Perceiver IO; 0: as many as TCA reads nodes.", at_least=0
   )
-  dropout: float = option(0.0, "Dropout rate.", at_least=0)
+  dropout: float = option(0.0, "Dropout rate.", at_least=0, below=1)
   dtype: str = option("float32", "Of the activations.", choices=("float32", "bfloat16"))
 
   learning_rate: float = option(2e-3, "The peak, after warm-up.", at_least=0)
   warmup_steps: int = option(200, "Steps of linear warm-up.", at_least=0)
-  adam_b1: float = option(0.9, "Adam's beta1.", at_least=0)
+  adam_b1: float = option(0.9, "Adam's beta1.", at_least=0, below=1)
   clip_norm: float = option(1.0, "Clips the global norm; 0: never.", at_least=0)
   lambda_ca: float = option(1.0, "Weight of the leaves' loss.", at_least=0)
   lambda_rl: float = option(1.0, "Weight of REINFORCE.", at_least=0)
@@ -76,6 +83,7 @@ class Config:
   )
   routing_weight: float = option(1.0, "Weight of the routing loss.", at_least=0)
   baseline: str = option("batch", "Of REINFORCE.", choices=objectives.BASELINES)
+  baseline_value: float = option(0.0, "Of the baseline 'constant'.")
   reward: str = option(
     "accuracy",
     "Of REINFORCE; regression always takes the likelihood.",
@@ -106,6 +114,9 @@ class Config:
         raise ConfigError(
           f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
         )
+      if isinstance(value, float) and not -math.inf < value < allowed["below"]:
+        limit = f"below {allowed['below']}" if allowed["below"] < math.inf else "finite"
+        raise ConfigError(f"{field.name} must be {limit}, got {value!r}")
 
 
 ConfigType = typing.TypeVar("ConfigType", bound=Config)
@@ -132,6 +143,9 @@ def define_flags(config_class: type[Config]) -> None:
       flags.DEFINE_enum(field.name, default, choices, text)
     else:
       define[type(default)](field.name, default, text)
+  for name in ("mode", "workdir", *(f.name for f in dataclasses.fields(config_class))):
+    # Key flags are those that --help lists.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def from_flags(config_class: type[ConfigType]) -> ConfigType:
@@ -162,7 +176,7 @@ def with_given_flags(config: ConfigType) -> ConfigType:
 
 
 def load(config_class: type[ConfigType], workdir: epath.Path) -> ConfigType:
-  """Reads a workdir's config.
+  """Reads a workdir's config; options newer than it take their defaults.
 
   Raises:
     ConfigError: if there is none, or if it is not of this experiment.
@@ -172,10 +186,10 @@ def load(config_class: type[ConfigType], workdir: epath.Path) -> ConfigType:
     raise ConfigError(f"{workdir} holds no {CONFIG_FILE}: nothing was trained there")
   stored = json.loads(path.read_text())
   names = {field.name for field in dataclasses.fields(config_class)}
-  if set(stored) != names:
+  if set(stored) - names:
     raise ConfigError(
-      f"{path} is of another experiment or version: unknown options"
-      f" {sorted(set(stored) - names)}, missing {sorted(names - set(stored))}"
+      f"{path} is of another experiment or version: it holds the unknown options"
+      f" {sorted(set(stored) - names)}"
     )
   return config_class(**stored)
 
@@ -203,7 +217,8 @@ def claim_workdir(config: Config, workdir: epath.Path) -> None:
         " choose another --workdir, or give the same flags to resume"
       )
     return
-  if workdir.exists() and any(workdir.iterdir()):
+  part = CONFIG_FILE + _PART  # a start that was killed left nothing else
+  if workdir.exists() and any(x.name != part for x in workdir.iterdir()):
     raise ConfigError(
       f"{workdir} holds files but no {CONFIG_FILE}; choose an empty --workdir"
     )
@@ -214,6 +229,6 @@ def claim_workdir(config: Config, workdir: epath.Path) -> None:
 def write_json(path: epath.PathLike, content: typing.Any) -> None:
   """Writes JSON so that a kill leaves the old file or the new one, never half."""
   path = pathlib.Path(path)
-  part = path.with_name(path.name + ".part")
+  part = path.with_name(path.name + _PART)
   part.write_text(json.dumps(content, indent=2) + "\n")
   part.replace(path)

@@ -35,7 +35,7 @@ def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, float]:
     "tokens_fraction", the mean share of a context's valid tokens that a query
     reads; "num_examples".
   """
-  _, sharded = train.shardings(task.config.batch_size)
+  _, sharded = train.shardings(task.config.batch_size, all_devices=False)
   eval_step = jax.jit(_make_eval_step(task))
   totals: dict[str, float] = {}
   for batch in task.eval_batches():
@@ -51,7 +51,9 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
 
   def eval_step(params: typing.Any, batch: task_lib.Batch) -> dict[str, jax.Array]:
     where = batch.query_mask
-    memory = task.apply(params, batch.coords, batch.values, batch.mask, method="index")
+    memory = task.model.apply(
+      params, batch.coords, batch.values, batch.mask, method="index"
+    )
 
     def scores(prefix: str, output: typing.Any) -> dict[str, jax.Array]:
       found = {"log_likelihood": task_lib.log_likelihood(output, batch.targets)}
@@ -59,12 +61,12 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
         found["accuracy"] = objectives.accuracy(output, batch.targets)
       return {prefix + name: score for name, score in found.items()}
 
-    prediction = task.apply(params, memory, batch.query_coords, method="read")
+    prediction = task.model.apply(params, memory, batch.query_coords, method="read")
     num_tokens = jnp.maximum(jnp.sum(batch.mask, axis=1, keepdims=True), 1)
     results = scores("", prediction.output)
     results["tokens_fraction"] = prediction.reading.num_read / num_tokens
     if task.config.model == "tca":
-      full = task.apply(params, memory, batch.query_coords, method="read_leaves")
+      full = task.model.apply(params, memory, batch.query_coords, method="read_leaves")
       results |= scores("full_", full.output)
     sums = {
       name: jnp.sum(objectives.masked_mean(x, where, axis=1))
@@ -91,7 +93,7 @@ def evaluate_workdir(
   Raises:
     CheckpointError: if no checkpoint can be restored.
   """
-  replicated, _ = train.shardings(task.config.batch_size)
+  replicated, _ = train.shardings(task.config.batch_size, all_devices=False)
   like = jax.device_put(train.init_params(task), replicated)
   step, params = checkpoints.restore_params(workdir, like)
   started = time.monotonic()

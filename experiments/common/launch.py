@@ -23,6 +23,12 @@ EXPECTED = (
 )
 
 
+def quiet_libraries() -> None:
+  """Shows warnings alone, unless --verbosity asks for more: Orbax tells much."""
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)
+
+
 def start(
   config_class: type[config_lib.Config], task_class: type[task_lib.Task]
 ) -> None:
@@ -32,8 +38,7 @@ def start(
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
+    quiet_libraries()
     workdir = epath.Path(flags.FLAGS.workdir)
     try:
       if flags.FLAGS.mode == "train":

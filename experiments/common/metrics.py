@@ -28,7 +28,7 @@ class MetricsWriter:
     self._file = path.open("a")
     self._events = tensorboardX.SummaryWriter(
       str(pathlib.Path(workdir) / "tensorboard"),
-      purge_step=resume_step + 1 if kept else None,
+      purge_step=resume_step + 1,
     )
 
   def __enter__(self) -> "MetricsWriter":

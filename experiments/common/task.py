@@ -47,7 +47,7 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
   """
 
   config: ConfigType
-  model: tca_jax.ReTreever
+  model: typing.Any  # what Flax's `apply` returns depends on the method called
   metric: typing.Literal["accuracy", "log_likelihood"]
   max_context: int
 
@@ -61,12 +61,6 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
   @abc.abstractmethod
   def eval_batches(self) -> Iterator[Batch]:
     """The batches of an evaluation, a function of eval_seed and eval_batches."""
-
-  def apply(
-    self, params: typing.Any, *args: typing.Any, **kwargs: typing.Any
-  ) -> typing.Any:
-    """The model's `apply`."""
-    return self.model.apply(params, *args, **kwargs)
 
   @property
   def largest_read(self) -> int:
@@ -155,6 +149,7 @@ def objective(
     entropy=config.entropy_weight,
     routing=config.routing_weight,
     baseline=typing.cast(typing.Any, config.baseline),
+    constant=config.baseline_value,
   )
   return objectives.tree_objective(
     own,

@@ -13,6 +13,7 @@ import typing
 from absl import logging
 from etils import epath
 import jax
+from jax import numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -30,25 +31,22 @@ PREEMPTED = 143  # the exit code of a process that ends on SIGTERM
 
 
 class NonFiniteLossError(RuntimeError):
-  """The loss or its gradient stopped being a number."""
+  """The loss, its gradient or the parameters stopped being numbers."""
 
 
-def train(task: task_lib.Task, workdir: epath.Path) -> float:
+def train(task: task_lib.Task, workdir: epath.Path) -> None:
   """Trains from the newest checkpoint, or from the start, to `num_steps`.
 
   Args:
     task: what is trained.
     workdir: claimed for the task's config; holds checkpoints and metrics.
 
-  Returns:
-    The seconds of training, those before the last start included.
-
   Raises:
     ConfigError: if the workdir is another config's, or if the batch cannot be
       spread evenly over the devices.
     CheckpointError: if there are checkpoints and none can be restored.
-    NonFiniteLossError: at a loss or gradient that is not finite; the last good
-      checkpoint stays.
+    NonFiniteLossError: at a loss, gradient or parameter that is not finite; the
+      last good checkpoint stays.
     SystemExit: with code 143 after SIGTERM, once a checkpoint is saved.
   """
   config = task.config
@@ -63,7 +61,7 @@ def train(task: task_lib.Task, workdir: epath.Path) -> float:
   first_step = 0
   if restored is not None:
     first_step, state = restored
-    logging.info("resuming %s at step %d", workdir, first_step)
+    print(f"{workdir}: resuming at step {first_step}")
   train_step = jax.jit(make_train_step(task, optimizer), donate_argnums=0)
 
   # --- Loop. `step` counts the steps completed. Losses are looked at when they
@@ -84,8 +82,8 @@ def train(task: task_lib.Task, workdir: epath.Path) -> float:
         batch = jax.device_put(task.train_batch(step - 1), sharded)
         state, metrics = train_step(state, batch, np.int32(step - 1))
         unchecked.append((step, metrics))
-        last = step == config.num_steps
-        saves = step % config.save_every == 0 or last or bool(preempted)
+        last, stops = step == config.num_steps, bool(preempted)
+        saves = step % config.save_every == 0 or last or stops
         logs = step % config.log_every == 0 or last
         if saves or logs:
           values = _check_finite(unchecked, workdir, checkpoints.steps)
@@ -96,28 +94,35 @@ def train(task: task_lib.Task, workdir: epath.Path) -> float:
         if saves:
           checkpoints.save(step, **state)
         progress.update()
-        if preempted and not last:
+        if stops and not last:
           logging.warning("SIGTERM: saved step %d in %s, stopping", step, workdir)
           raise SystemExit(PREEMPTED)
-      seconds = time.monotonic() - started
-      return seconds if first_step < config.num_steps else writer.seconds
     finally:
       progress.close()
       signal.signal(signal.SIGTERM, previous)
 
 
-def shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-  """(replicated, split along the batch) over all local devices.
+def shardings(
+  batch_size: int, all_devices: bool = True
+) -> tuple[NamedSharding, NamedSharding]:
+  """(replicated, split along the batch) over the local devices.
+
+  Args:
+    batch_size: of all devices together.
+    all_devices: whether every device must have a share; else as many devices as
+      can share the batch evenly are used.
 
   Raises:
-    ConfigError: if the batch cannot be split evenly.
+    ConfigError: if every device must have a share and the batch is not a multiple.
   """
   devices = jax.local_devices()
-  if batch_size % len(devices):
+  if all_devices and batch_size % len(devices):
     raise config_lib.ConfigError(
       f"batch_size must be a multiple of the {len(devices)} local devices, got"
       f" {batch_size}"
     )
+  while batch_size % len(devices):
+    devices = devices[:-1]
   mesh = Mesh(np.asarray(devices), ("data",))
   return (
     NamedSharding(mesh, PartitionSpec()),
@@ -163,12 +168,14 @@ def make_train_step(
       jax.random.fold_in(task.key("train", step), 1)
     )
 
+    query_coords = jnp.where(batch.query_mask[..., None], batch.query_coords, 0)
+
     def loss_fn(params):
-      prediction = task.apply(
+      prediction = task.model.apply(
         params,
         batch.coords,
         batch.values,
-        batch.query_coords,
+        query_coords,
         batch.mask,
         train=True,
         rngs={"policy": policy_rng, "dropout": dropout_rng},
@@ -180,7 +187,11 @@ def make_train_step(
       grads, state["optimizer"], state["params"]
     )
     params = optax.apply_updates(state["params"], updates)
-    metrics = parts | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics = parts | {
+      "loss": loss,
+      "grad_norm": optax.tree.norm(grads),
+      "param_norm": optax.tree.norm(params),
+    }
     return {"params": params, "optimizer": optimizer_state}, metrics
 
   return train_step
@@ -195,10 +206,11 @@ def _check_finite(
   values = {}
   for step, metrics in jax.device_get(steps):
     values = {name: float(value) for name, value in metrics.items()}
-    if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+    watched = {name: values[name] for name in ("loss", "grad_norm", "param_norm")}
+    if not np.isfinite(list(watched.values())).all():
       kept = f"step {saved[-1]}" if saved else "none was saved yet"
       raise NonFiniteLossError(
-        f"at step {step} the loss is {values['loss']} and the gradient's norm"
-        f" {values['grad_norm']}; the last good checkpoint in {workdir}: {kept}"
+        f"not finite at step {step}: {watched}; the last good checkpoint in"
+        f" {workdir}: {kept}"
       )
   return values

@@ -1,8 +1,9 @@
 """The copy task (Sec. 4.1): recall a sequence of symbols in reverse.
 
-  python -m experiments.copy_task --workdir=runs/copy --model=tca
+  python -m experiments.copy_task --workdir=runs/copy --model=tca --num_steps=500
 
-trains on sequences of T = 64 and evaluates on 3,200 fresh ones.
+trains on sequences of T = 64 and evaluates on 3,200 fresh ones: about a minute on
+two CPU cores. The demo does the same; what it reached is in results/demo.json.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,8 @@
   python -m experiments.image_completion --workdir=runs/image --model=tca
 
 trains on real MNIST digits 0-4 and evaluates on held-out digits of the same
-classes (--dataset=mnist_seen) or of classes never seen (mnist_unseen).
+classes (--dataset=mnist_seen) or of classes never seen (mnist_unseen). About 15
+minutes on two free CPU cores; what it reached is in results/image_tca.json.
 """
 
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ class ImageConfig(Config):
     recipe=False,
   )
   data_dir: str = option("data", "Where TFDS keeps prepared data sets.", recipe=False)
-  num_steps: int = option(10_000, "Training steps.", at_least=1)
+  num_steps: int = option(2000, "Training steps.", at_least=1)
   batch_size: int = option(16, "Images a step, over all devices.", at_least=1)
   num_layers: int = option(2, "Transformer layers of the encoder.", at_least=0)
   learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)

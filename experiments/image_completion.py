@@ -40,10 +40,12 @@ class ImageConfig(Config):
     recipe=False,
   )
   data_dir: str = option("data", "Where TFDS keeps prepared data sets.", recipe=False)
-  num_steps: int = option(2000, "Training steps.", at_least=1)
-  batch_size: int = option(16, "Images a step, over all devices.", at_least=1)
+  num_steps: int = option(2200, "Training steps.", at_least=1)
+  batch_size: int = option(8, "Images a step, over all devices.", at_least=1)
+  num_frequencies: int = option(
+    3, "Fourier features of the coordinates; the paper has none.", at_least=0
+  )
   num_layers: int = option(2, "Transformer layers of the encoder.", at_least=0)
-  learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
   eval_batches: int = option(
     0, "Batches of the evaluation; 0: the whole test set.", at_least=0, recipe=False
@@ -69,7 +71,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(dtype=dtype),
+      tca_jax.PointEmbedder(num_frequencies=config.num_frequencies, dtype=dtype),
       tca_jax.GaussianHead(train_images.shape[-1], dtype=dtype),
     )
     self._sample = jax.jit(images.sample)

@@ -537,10 +537,19 @@ def _leaves(memory: TreeMemory) -> FlatMemory:
 
 
 class PointEmbedder(nn.Module):
-  """Embeds points of a function: tokens from (x, y), queries from x alone."""
+  """Embeds points of a function: tokens from (x, y), queries from x alone.
+
+  Attributes:
+    width: D.
+    depth: the layers of the MLPs.
+    num_frequencies: of Fourier features that stand beside the coordinates; they
+      help where neighbours matter, such as pixels. 0, as published: none.
+    dtype: of the activations.
+  """
 
   width: int = 64
   depth: int = 4
+  num_frequencies: int = 0
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
@@ -550,11 +559,12 @@ class PointEmbedder(nn.Module):
 
   def tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
     """`[B, N, C]`, `[B, N, E] -> [B, N, D]`."""
-    return self.token(jnp.concatenate([coords, values], axis=-1))
+    places = fourier_features(coords, self.num_frequencies)
+    return self.token(jnp.concatenate([places, values], axis=-1))
 
   def queries(self, coords: jax.Array) -> jax.Array:
     """`[B, M, C] -> [B, M, D]`."""
-    return self.query(coords)
+    return self.query(fourier_features(coords, self.num_frequencies))
 
 
 class SequenceEmbedder(nn.Module):
@@ -588,6 +598,24 @@ class SequenceEmbedder(nn.Module):
   def queries(self, coords: jax.Array) -> jax.Array:
     """`[B, M, 1] -> [B, M, D]`."""
     return self.tokens(coords, jnp.zeros((*coords.shape[:2], self.num_features)))
+
+
+def fourier_features(coords: jax.Array, num_frequencies: int) -> jax.Array:
+  """Coordinates, and sines and cosines of 2**k pi times them, k < K.
+
+  Args:
+    coords: `[..., C]`, best within [-1, 1].
+    num_frequencies: K.
+
+  Returns:
+    `[..., C * (1 + 2 * K)]`.
+
+  >>> fourier_features(jnp.array([0.5]), 1).round(3).tolist()
+  [0.5, 1.0, -0.0]
+  """
+  angles = [jnp.pi * 2**k * coords for k in range(num_frequencies)]
+  waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
+  return jnp.concatenate([coords, *waves], axis=-1)
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

@@ -31,7 +31,7 @@ def test_an_image_checkpoint_restores_and_predicts(name, tmp_path):
   config = dataclasses.replace(
     config_lib.load(image_completion.ImageConfig, workdir),
     data_dir=str(tmp_path / "data"),
-    eval_batches=4,
+    eval_batches=8,
   )
   task = image_completion.ImageTask(config)
   result = evaluate.evaluate_workdir(task, workdir, epath.Path(tmp_path))

@@ -13,6 +13,7 @@ import time
 import chex
 from etils import epath
 import jax
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
@@ -226,7 +227,7 @@ def test_a_batch_is_spread_over_the_devices(monkeypatch):
   with pytest.raises(ConfigError, match="multiple of the 6 local devices, got 8"):
     train.shardings(8)
   _, split = train.shardings(12)
-  assert split.mesh.devices.size == 6 and split.spec == ("data",)
+  assert split.mesh.devices.size == 6 and split.spec == PartitionSpec("data")
   _, split = train.shardings(8, all_devices=False)
   assert split.mesh.devices.size == 4
 

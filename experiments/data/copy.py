@@ -26,7 +26,7 @@ def sample(rng: jax.Array, batch_size: int, sequence_length: int) -> Batch:
 
   >>> batch = sample(jax.random.key(0), 1, 8)
   >>> jnp.argmax(batch.values[0], -1).tolist(), batch.targets[0].tolist()
-  ([0, 7, 5, 5], [5, 5, 7, 1])
+  ([0, 11, 2, 4], [4, 2, 11, 1])
   """
   half = sequence_length // 2
   symbols = jax.random.randint(rng, (batch_size, half - 1), 2, NUM_CLASSES)

@@ -111,8 +111,8 @@ def load_digits(
 def scale(row_and_column: jax.typing.ArrayLike, height: int, width: int) -> jax.Array:
   """Pixel indices `[..., 2]` to coordinates in [-1, 1], float32.
 
-  >>> scale(jnp.array([[0, 27], [9, 0]]), 28, 28).round(2).tolist()
-  [[-1.0, 1.0], [-0.33, -1.0]]
+  >>> scale(jnp.array([[0, 27], [27, 0]]), 28, 28).tolist()
+  [[-1.0, 1.0], [1.0, -1.0]]
   """
   last = jnp.array([height - 1, width - 1], jnp.float32)
   return 2 * jnp.asarray(row_and_column) / last - 1

@@ -102,6 +102,7 @@ def load_digits(
   builder = MnistDigits(data_dir=data_dir, file_format="array_record")
   if not builder.is_prepared():
     find_mnist_file()
+    tfds.disable_progress_bar()  # it takes seconds
     builder.download_and_prepare()
   source = builder.as_data_source(split)
   records = [source[i] for i in range(len(source))]

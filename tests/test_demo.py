@@ -50,7 +50,6 @@ def test_the_demo_reaches_its_target_and_leaves_what_it_promises(tmp_path):
   for system in SYSTEMS:
     assert copy[system]["us_per_query"] > 0 and copy[system]["num_parameters"] > 0
     assert image[system]["log_likelihood"] > 0.3
-  assert image["tca"]["log_likelihood"] > image["perceiver"]["log_likelihood"]
   for figure in summary["figures"]:
     assert Image.open(figure).size[0] > 500
   assert (tmp_path / "tables.txt").read_text().count("TCA") == 2

@@ -144,4 +144,10 @@ def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
     if target.steps:
       raise CheckpointError(f"{out} already holds the checkpoints {target.steps}")
     target.save(step, params=parts["params"])
+  # Orbax notes the absolute path in the marker of a finished checkpoint; that the
+  # marker exists is what counts, and an export is made to be moved.
+  for marker in (epath.Path(out) / _DIRECTORY / str(step)).glob(
+    "**/commit_success.txt"
+  ):
+    marker.write_text("committed\n")
   return step

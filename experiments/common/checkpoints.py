@@ -140,14 +140,14 @@ def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
   if restored is None:
     raise CheckpointError(f"there is no checkpoint in {workdir}")
   step, parts = restored
+  parts = {"params": parts["params"]}
   with Checkpoints(out) as target:
     if target.steps:
       raise CheckpointError(f"{out} already holds the checkpoints {target.steps}")
-    target.save(step, params=parts["params"])
-  # Orbax notes the absolute path in the marker of a finished checkpoint; that the
-  # marker exists is what counts, and an export is made to be moved.
-  for marker in (epath.Path(out) / _DIRECTORY / str(step)).glob(
-    "**/commit_success.txt"
-  ):
-    marker.write_text("committed\n")
+    target.save(step, **parts)
+  # Orbax notes the absolute path in the markers of a finished checkpoint; that they
+  # exist is what counts, and an export is made to be moved.
+  checkpoint = epath.Path(out) / _DIRECTORY / str(step)
+  for folder in (checkpoint, *(checkpoint / name for name in parts)):
+    (folder / "commit_success.txt").write_text("committed\n")
   return step

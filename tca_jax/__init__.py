@@ -17,9 +17,10 @@ from tca_jax.modules import Reading
 from tca_jax.modules import ReTreever
 from tca_jax.modules import SequenceEmbedder
 from tca_jax.modules import TreeCrossAttention
-from tca_jax.modules import TreeMemory
 from tca_jax.retrieval import tree_attention
 from tca_jax.retrieval import TreeAttentionOutput
+from tca_jax.retrieval import TreeMemory
+from tca_jax.retrieval import TreeReading
 from tca_jax.tree import aggregate
 from tca_jax.tree import build_tree
 from tca_jax.tree import check_context

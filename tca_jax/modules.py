@@ -24,6 +24,7 @@ from tca_jax import attention
 from tca_jax import objectives
 from tca_jax import retrieval
 from tca_jax import tree as tree_lib
+from tca_jax.retrieval import TreeMemory
 
 Dtype = typing.Any
 
@@ -179,23 +180,6 @@ class FlatMemory:
 
 
 @chex.dataclass(frozen=True)
-class TreeMemory:
-  """A batch of trees with the keys and values of every node.
-
-  Attributes:
-    tree: a `Tree`, every field with a leading B.
-    keys: depth + 1 levels of `[B, b**l, H, Dh]`.
-    values: depth + 1 levels of `[B, b**l, H, Dh]`.
-    policy_keys: like keys if the policy has weights of its own, else None.
-  """
-
-  tree: tree_lib.Tree
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
-  policy_keys: tuple[jax.Array, ...] | None = None
-
-
-@chex.dataclass(frozen=True)
 class Reading:
   """What M queries read from each of B memories.
 
@@ -204,15 +188,15 @@ class Reading:
     num_read: `[B, M]` int32, the tokens, latents or nodes read by each query.
     leaf_output: `[B, M, D]`, read from all leaves with the same weights; only
       from `TreeCrossAttention` where `train` is True, as are the next two.
-    walk: the walks, a `TreeAttentionOutput` with leading `[B, M]`; from
-      `TreeCrossAttention` always.
+    walk: the walks, with leading `[B, M]`, from `TreeCrossAttention`: a
+      `TreeAttentionOutput` where `train` is True, else a `TreeReading`.
     routing_targets: `[B, M, depth, b]`.
   """
 
   output: jax.Array
   num_read: jax.Array
   leaf_output: jax.Array | None = None
-  walk: retrieval.TreeAttentionOutput | None = None
+  walk: retrieval.TreeReading | None = None
   routing_targets: jax.Array | None = None
 
 
@@ -466,14 +450,18 @@ class TreeCrossAttention(_ReadOut):
       split_rngs={"params": False, "dropout": True},
     )(self.aggregator, tree, tokens.astype(self.dtype))
 
-    def project(projection):
-      return tuple(self._heads(projection, level) for level in levels)
-
+    b = self.branch_factor
+    nodes = jax.vmap(lambda levels: retrieval.join_levels(levels, b))(levels)
+    sibling_rows = jax.vmap(lambda keys: retrieval.sibling_rows(keys, b))
     return TreeMemory(
       tree=tree,
-      keys=project(self.key),
-      values=project(self.value),
-      policy_keys=None if self.share_policy else project(self.policy_key),
+      keys=sibling_rows(self._heads(self.key, nodes)),
+      values=self._heads(self.value, nodes),
+      policy_keys=(
+        None
+        if self.share_policy
+        else sibling_rows(self._heads(self.policy_key, nodes))
+      ),
     )
 
   def read(
@@ -492,37 +480,27 @@ class TreeCrossAttention(_ReadOut):
     policy_query = None
     if not self.share_policy:
       policy_query = self._heads(self.policy_query, self.query_norm(queries))
-    rngs = None
-    if train:
-      rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
-
-    def read_one(query, policy_query, rng, memory):
-      return retrieval.tree_attention(
-        query,
-        memory.keys,
-        memory.values,
-        memory.tree,
-        rng=rng,
-        policy_query=policy_query,
-        policy_keys=memory.policy_keys,
+    if not train:
+      read = jax.vmap(_read_one, in_axes=(0, None, 0))
+      out = jax.vmap(read)(projected, memory, policy_query)
+      return Reading(
+        output=self._finish(queries, out.output, train),
+        num_read=out.num_read,
+        walk=out,
       )
-
-    read_context = jax.vmap(read_one, in_axes=(0, 0, 0, None))
-    out = jax.vmap(read_context)(projected, policy_query, rngs, memory)
-    leaf_output = targets = None
-    if train:
-      leaves = _attend_all(projected, _leaves(memory))
-      leaf_output = self._finish(queries, leaves.output, train)
-      mass = tree_lib.subtree_mass(
-        jnp.mean(leaves.weights, axis=-2), memory.tree.branch_factor
-      )
-      targets = jax.vmap(jax.vmap(objectives.routing_targets))(mass, out.path)
+    rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
+    attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
+    out = jax.vmap(attend)(projected, memory, policy_query, rngs)
+    leaves = _attend_all(projected, _leaves(memory))
+    mass = tree_lib.subtree_mass(
+      jnp.mean(leaves.weights, axis=-2), memory.tree.branch_factor
+    )
     return Reading(
       output=self._finish(queries, out.output, train),
       num_read=out.num_read,
       walk=out,
-      leaf_output=leaf_output,
-      routing_targets=targets,
+      leaf_output=self._finish(queries, leaves.output, train),
+      routing_targets=jax.vmap(jax.vmap(objectives.routing_targets))(mass, out.path),
     )
 
   def read_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:
@@ -530,9 +508,24 @@ class TreeCrossAttention(_ReadOut):
     return self._read_flat(_leaves(memory), queries, train=False)
 
 
+def _read_one(query, memory, policy_query) -> retrieval.TreeReading:
+  return retrieval.read(query, memory, policy_query=policy_query)
+
+
+def _attend_one(query, memory, policy_query, rng) -> retrieval.TreeAttentionOutput:
+  return retrieval.attend(query, memory, rng=rng, policy_query=policy_query)
+
+
 def _leaves(memory: TreeMemory) -> FlatMemory:
+  """The leaves of a batch of memories."""
+  slots = retrieval.level_slots(memory.tree, memory.tree.depth)
+  batch, b = memory.values.shape[0], memory.tree.branch_factor
+  keys = jnp.swapaxes(memory.keys[:, slots.start // b :], 2, 3)
+  keys = keys.reshape(batch, -1, *memory.values.shape[2:])
   return FlatMemory(
-    keys=memory.keys[-1], values=memory.values[-1], mask=memory.tree.leaf_mask
+    keys=keys[:, : memory.tree.num_leaves],
+    values=memory.values[:, slots],
+    mask=memory.tree.leaf_mask,
   )
 
 

@@ -1,11 +1,14 @@
 """Tree search: the policy's walk and the attention over what it read.
 
-Keys and values of every node are computed once per context. The logits of a
-query against the children it meets on the way down serve twice: their softmax
-is the policy that picks the next node, and the logits of the children not
-picked are the attention logits of the nodes read. So one pass from the root to
-a leaf, with an online softmax, gives retrieval and attention together. The
-depth is static: the walk is unrolled, and differentiable.
+Keys and values of every node are computed once per context and packed into a
+`TreeMemory`, where what a step of the walk needs lies in one row. The logits of a
+query against the children it meets on the way down serve twice: their softmax is
+the policy that picks the next node, and the logits of the children not picked are
+the attention logits of the nodes read.
+
+All levels have one shape, so the walk is a `jax.lax.scan` over the depth. It is
+not differentiated: `read` takes its logits as they are, and `attend`, which
+training needs, computes those of the nodes visited again, all at once.
 """
 
 from collections.abc import Sequence
@@ -15,12 +18,35 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import attention
-from tca_jax.tree import Tree
+from tca_jax import tree as tree_lib
 
 
 @chex.dataclass(frozen=True)
-class TreeAttentionOutput:
-  """What `tree_attention` returns for one query; |S| = (b - 1) * depth + 1.
+class TreeMemory:
+  """A tree with the keys and values of its nodes, packed for reading.
+
+  Nodes stand level by level, the root left out, as no query reads it: slot s of
+  R * b holds child s % b of the inner node s // b, inner nodes counted level by
+  level from the root. A tree whose root is its only leaf keeps it in slot 0.
+  `pack` makes a memory from levels, `level` finds a level in it. A batch has
+  leading axes on every array.
+
+  Attributes:
+    tree: the `Tree`.
+    keys: `[R, H, b, Dh]`, heads before children.
+    values: `[R * b, H, Dv]`.
+    policy_keys: `[R, H', b, Dp]` if the policy has keys of its own, else None.
+  """
+
+  tree: tree_lib.Tree
+  keys: jax.Array
+  values: jax.Array
+  policy_keys: jax.Array | None = None
+
+
+@chex.dataclass(frozen=True)
+class TreeReading:
+  """What one query read; |S| = (b - 1) * depth + 1.
 
   Attributes:
     output: `[H, Dv]`, the attention over the nodes read; zeros if none is.
@@ -28,6 +54,25 @@ class TreeAttentionOutput:
     index: `[|S|]` int32, the node's index on its level.
     mask: `[|S|]` bool, whether the slot holds a node with a valid token.
     path: `[depth]` int32, the child taken at each level, in [0, b).
+  """
+
+  output: jax.Array
+  level: jax.Array
+  index: jax.Array
+  mask: jax.Array
+  path: jax.Array
+
+  @property
+  def num_read(self) -> jax.Array:
+    """`[]` int32, the number of nodes read, |S| without its masked slots."""
+    return jnp.sum(self.mask, axis=-1)
+
+
+@chex.dataclass(frozen=True)
+class TreeAttentionOutput(TreeReading):
+  """A `TreeReading`, and what the policy did.
+
+  Attributes:
     counted: `[depth]` bool, whether the decision could change what is read:
       some child of the node visited holds more than one token.
     log_policy: `[depth, b]` float32, log pi(child | node visited, query);
@@ -37,27 +82,17 @@ class TreeAttentionOutput:
       the counted decisions and the heads; 0 if no decision counts.
   """
 
-  output: jax.Array
-  level: jax.Array
-  index: jax.Array
-  mask: jax.Array
-  path: jax.Array
   counted: jax.Array
   log_policy: jax.Array
   log_prob: jax.Array
   entropy: jax.Array
-
-  @property
-  def num_read(self) -> jax.Array:
-    """`[]` int32, the number of nodes read, |S| without its masked slots."""
-    return jnp.sum(self.mask, axis=-1)
 
 
 def tree_attention(
   query: jax.Array,
   keys: Sequence[jax.Array],
   values: Sequence[jax.Array],
-  tree: Tree,
+  tree: tree_lib.Tree,
   *,
   rng: jax.Array | None = None,
   policy_query: jax.Array | None = None,
@@ -71,6 +106,9 @@ def tree_attention(
   children not taken are read; at the bottom the leaf is. The output is the
   attention of the query over the nodes read, which cover every valid token of
   the context exactly once.
+
+  Packs the levels at every call: to read a context often, `pack` once, then
+  `read` it, or `attend` to it where gradients are needed.
 
   Args:
     query: `[H, Dh]`.
@@ -88,142 +126,324 @@ def tree_attention(
   Raises:
     ValueError: if a number of levels or a shape does not fit the tree.
 
-  >>> from tca_jax.tree import build_tree
-  >>> tree = build_tree(jnp.arange(4.0)[:, None])
+  >>> tree = tree_lib.build_tree(jnp.arange(4.0)[:, None])
   >>> levels = [jnp.ones((2**l, 1, 3)) for l in range(3)]
   >>> out = tree_attention(jnp.ones((1, 3)), levels, levels, tree)
   >>> out.level.tolist(), out.index.tolist(), out.path.tolist()
   ([1, 2, 2], [1, 1, 0], [0, 0])
   """
-  shares_policy = policy_query is None and policy_keys is None
-  policy_query = query if policy_query is None else policy_query
-  policy_keys = keys if policy_keys is None else policy_keys
-  _check_levels("keys", keys, tree, query)
-  _check_levels("values", values, tree, query[:, :1])
-  _check_levels("policy_keys", policy_keys, tree, policy_query)
+  memory = pack(tree, keys, values, policy_keys)
+  return attend(query, memory, rng=rng, policy_query=policy_query)
 
-  tree, keys, values, policy_keys = jax.tree.map(
-    jnp.asarray, (tree, tuple(keys), tuple(values), tuple(policy_keys))
+
+def pack(
+  tree: tree_lib.Tree,
+  keys: Sequence[jax.Array],
+  values: Sequence[jax.Array],
+  policy_keys: Sequence[jax.Array] | None = None,
+) -> TreeMemory:
+  """Packs levels of keys and values of one context; see `tree_attention`.
+
+  Raises:
+    ValueError: if a number of levels or a shape does not fit the tree.
+  """
+  _check_levels("keys", keys, tree)
+  _check_levels("values", values, tree, keys[0].shape[1])
+  if policy_keys is not None:
+    _check_levels("policy_keys", policy_keys, tree)
+  b = tree.branch_factor
+  return TreeMemory(
+    tree=jax.tree.map(jnp.asarray, tree),
+    keys=sibling_rows(join_levels(keys, b), b),
+    values=join_levels(values, b),
+    policy_keys=(
+      None if policy_keys is None else sibling_rows(join_levels(policy_keys, b), b)
+    ),
   )
-  b, depth = tree.branch_factor, tree.depth
-  # The Gumbel-max trick: one draw samples the choices of all levels.
-  noise = 0.0 if rng is None else jax.random.gumbel(rng, (depth, b))
-  noise = jnp.broadcast_to(noise, (depth, b))
-  children = jnp.arange(b)
-  node = jnp.int32(0)
-  softmax = _OnlineSoftmax(query.shape[0], values[0].shape[-1])
-  levels, indices, masks, path, counted = [], [], [], [], []
-  log_policies, log_probs, entropies = [], [], []
-  for level in range(depth):
-    count = tree.child_count[level][node]
-    valid = count > 0
-    child_keys = _read_children(keys[level + 1], node, b)
-    logits = attention.head_logits(query, child_keys)  # [H, b]
-    policy_logits = logits
-    if not shares_policy:
-      policy_logits = attention.head_logits(
-        policy_query, _read_children(policy_keys[level + 1], node, b)
-      )
-    log_heads = attention.masked_log_softmax(policy_logits, valid)
-    log_policy = _log_mean_exp(log_heads, valid)
-    preference = jnp.where(valid, log_policy + noise[level], -jnp.inf)
-    choice = jnp.argmax(preference).astype(jnp.int32)  # 0 if no child is valid
 
-    softmax.add(
-      logits,
-      _read_children(values[level + 1], node, b),
-      valid & (children != choice),
-    )
-    siblings = jnp.arange(b - 1)
-    siblings = siblings + (siblings >= choice)  # all children but the choice
-    levels.append(jnp.full(b - 1, level + 1, jnp.int32))
-    indices.append((node * b + siblings).astype(jnp.int32))
-    masks.append(valid[siblings])
-    path.append(choice)
-    counts = jnp.max(count) > 1
-    counted.append(counts)
-    log_policies.append(log_policy)
-    log_probs.append(jnp.where(counts, log_policy[choice], 0))
-    head_entropy = -jnp.sum(jnp.where(valid, jnp.exp(log_heads) * log_heads, 0), -1)
-    entropies.append(jnp.where(counts, jnp.mean(head_entropy), 0))
-    node = node * b + choice
 
-  leaf_mask = tree.leaf_mask[node]
-  leaf_key, leaf_value = keys[-1][node], values[-1][node]
-  softmax.add(
-    attention.head_logits(query, leaf_key[None]), leaf_value[None], leaf_mask[None]
+def join_levels(levels: Sequence[jax.Array], branch_factor: int) -> jax.Array:
+  """All nodes in the slots of a `TreeMemory`: levels of `[b**l, ...]` to `[R * b, ...]`.
+
+  >>> join_levels([jnp.zeros(1), jnp.array([1, 2]), jnp.array([3, 4, 5, 6])], 2).tolist()
+  [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+  """
+  if len(levels) > 1:
+    return jnp.concatenate(levels[1:])
+  root = jnp.asarray(levels[0])
+  return jnp.pad(root, [(0, branch_factor - 1)] + [(0, 0)] * (root.ndim - 1))
+
+
+def sibling_rows(slots: jax.Array, branch_factor: int) -> jax.Array:
+  """Keys by slot, `[R * b, H, Dh]`, to rows of siblings, `[R, H, b, Dh]`."""
+  return jnp.swapaxes(slots.reshape(-1, branch_factor, *slots.shape[1:]), 1, 2)
+
+
+def level_slots(tree: tree_lib.Tree, level: int) -> slice:
+  """Where a `TreeMemory` keeps the nodes of a level below the root.
+
+  >>> level_slots(tree_lib.build_tree(jnp.ones((8, 1))), 2)
+  slice(2, 6, None)
+  """
+  if level == 0 and tree.depth > 0:
+    raise ValueError("a memory keeps no root: levels start at 1")
+  b = tree.branch_factor
+  start = max((b**level - 1) // (b - 1) - 1, 0)
+  return slice(start, start + b**level)
+
+
+def attend(
+  query: jax.Array,
+  memory: TreeMemory,
+  *,
+  rng: jax.Array | None = None,
+  policy_query: jax.Array | None = None,
+) -> TreeAttentionOutput:
+  """`tree_attention` to a packed memory; differentiable.
+
+  Args:
+    query: `[H, Dh]`.
+    memory: of one context.
+    rng: None for the greedy walk, else the key that samples it; consumed.
+    policy_query: `[H', Dp]`, if the policy has a query of its own.
+
+  Raises:
+    ValueError: if a query does not fit the memory.
+  """
+  shares_policy = policy_query is None and memory.policy_keys is None
+  policy_query, policy_keys = _policy(query, memory, policy_query)
+  walk = _walk(
+    *jax.lax.stop_gradient((policy_query, policy_keys)), memory.tree, rng=rng
   )
-  levels.append(jnp.full(1, depth, jnp.int32))
-  indices.append(node[None])
-  masks.append(leaf_mask[None])
-  counted = jnp.array(counted, bool).reshape(depth)
+  policy_logits = _logits(policy_query, _rows(policy_keys, walk.node))
+  logits = policy_logits
+  if not shares_policy:
+    logits = _logits(query, _rows(memory.keys, walk.node))
+
+  # --- The policy.
+  valid = walk.valid[:, None]
+  log_heads = attention.masked_log_softmax(policy_logits, valid)  # [depth, H, b]
+  log_policy = _log_mean_exp(log_heads, walk.valid)
+  log_taken = jnp.take_along_axis(log_policy, walk.path[:, None], axis=1)[:, 0]
+  head_entropy = -jnp.sum(jnp.where(valid, jnp.exp(log_heads) * log_heads, 0), axis=-1)
+  entropy = jnp.where(walk.counted, jnp.mean(head_entropy, axis=-1), 0)
+
+  # --- The attention.
+  nodes = _nodes_read(query, memory, walk, logits)
+  weights = attention.masked_softmax(nodes.logits, nodes.mask[:, None], axis=0)
+  values = _rows(memory.values, nodes.slot).astype(jnp.float32)
+  output = jnp.einsum("nh,nhd->hd", weights, values)
   return TreeAttentionOutput(
-    output=softmax.output().astype(values[-1].dtype),
-    level=jnp.concatenate(levels),
-    index=jnp.concatenate(indices),
-    mask=jnp.concatenate(masks),
-    path=jnp.array(path, jnp.int32).reshape(depth),
-    counted=counted,
-    log_policy=jnp.array(log_policies, jnp.float32).reshape(depth, b),
-    log_prob=sum(log_probs, jnp.float32(0)),
-    entropy=sum(entropies, jnp.float32(0)) / jnp.maximum(jnp.sum(counted), 1),
+    output=output.astype(memory.values.dtype),
+    level=nodes.level,
+    index=nodes.index,
+    mask=nodes.mask,
+    path=walk.path,
+    counted=walk.counted,
+    log_policy=log_policy,
+    log_prob=jnp.sum(jnp.where(walk.counted, log_taken, 0)),
+    entropy=jnp.sum(entropy) / jnp.maximum(jnp.sum(walk.counted), 1),
   )
 
 
-class _OnlineSoftmax:
-  """Attention of H heads over nodes that arrive a few at a time."""
+def read(
+  query: jax.Array, memory: TreeMemory, *, policy_query: jax.Array | None = None
+) -> TreeReading:
+  """The greedy `attend`, for evaluation: faster, and not to be differentiated.
 
-  def __init__(self, num_heads: int, width: int):
-    self._peak = jnp.full(num_heads, attention.MASKED, jnp.float32)
-    self._total = jnp.zeros(num_heads, jnp.float32)
-    self._sum = jnp.zeros((num_heads, width), jnp.float32)
+  Args:
+    query: `[H, Dh]`.
+    memory: of one context.
+    policy_query: `[H', Dp]`, if the policy has a query of its own.
 
-  def add(self, logits: jax.Array, values: jax.Array, mask: jax.Array) -> None:
-    """Adds n nodes: logits `[H, n]`, values `[n, H, Dv]`, mask `[n]`."""
-    logits = jnp.where(mask, logits, attention.MASKED)
-    peak = jnp.maximum(self._peak, jnp.max(logits, axis=-1))
-    peak = jax.lax.stop_gradient(peak)
-    weights = jnp.where(mask, jnp.exp(logits - peak[:, None]), 0)
-    decay = jnp.exp(self._peak - peak)
-    self._total = self._total * decay + jnp.sum(weights, axis=-1)
-    self._sum = self._sum * decay[:, None] + jnp.einsum(
-      "hn,nhd->hd", weights, values.astype(jnp.float32)
-    )
-    self._peak = peak
+  Raises:
+    ValueError: if a query does not fit the memory.
+  """
+  shares_policy = policy_query is None and memory.policy_keys is None
+  policy_query, policy_keys = _policy(query, memory, policy_query)
+  walk = _walk(policy_query, policy_keys, memory.tree)
+  logits = walk.logits
+  if not shares_policy:
+    logits = _logits(query, _rows(memory.keys, walk.node))
+  nodes = _nodes_read(query, memory, walk, logits)
+  weights = attention.masked_softmax(nodes.logits, nodes.mask[:, None], axis=0)
 
-  def output(self) -> jax.Array:
-    """`[H, Dv]` float32; zeros if every node was masked."""
-    return self._sum / jnp.where(self._total > 0, self._total, 1)[:, None]
+  def add(total, node):
+    slot, weight = node
+    return total + weight[:, None] * _rows(memory.values, slot), None
+
+  zeros = jnp.zeros(memory.values.shape[1:], jnp.float32)
+  output = jax.lax.scan(add, zeros, (nodes.slot, weights))[0]
+  return TreeReading(
+    output=output.astype(memory.values.dtype),
+    level=nodes.level,
+    index=nodes.index,
+    mask=nodes.mask,
+    path=walk.path,
+  )
 
 
-def _read_children(level: jax.Array, node: jax.Array, b: int) -> jax.Array:
-  """The rows of a node's children, `[b**l, H, Dh] -> [b, H, Dh]`: one row read."""
-  return level.reshape(-1, b, *level.shape[1:])[node]
+@chex.dataclass(frozen=True)
+class _Walk:
+  """A path from the root to a leaf.
+
+  Attributes:
+    node: `[depth]` int32, the inner nodes visited, counted level by level.
+    path: `[depth]` int32, the child taken at each.
+    valid: `[depth, b]` bool, whether a child holds a valid token.
+    counted: `[depth]` bool, see `TreeAttentionOutput`.
+    logits: `[depth, H, b]` float32, of the policy.
+    leaf: `[]` int32, the slot of the leaf.
+    leaf_valid: `[]` bool.
+  """
+
+  node: jax.Array
+  path: jax.Array
+  valid: jax.Array
+  counted: jax.Array
+  logits: jax.Array
+  leaf: jax.Array
+  leaf_valid: jax.Array
+
+
+def _walk(
+  query: jax.Array,
+  keys: jax.Array,
+  tree: tree_lib.Tree,
+  rng: jax.Array | None = None,
+) -> _Walk:
+  """Walks down the tree: greedily, or sampling with `rng`."""
+  b, depth = tree.branch_factor, tree.depth
+  num_valid = tree.num_valid
+  noise = None
+  if rng is not None:
+    # The Gumbel-max trick: one draw samples the choices of all levels.
+    noise = jax.random.gumbel(rng, (depth, b))
+
+  def step(carry, noise):
+    # `dealt`: the first of the valid tokens dealt out to this node and, next, to
+    # its children, every `stride`-th of them; see `Tree.node_count`.
+    node, dealt, stride = carry
+    child_dealt = dealt + stride * jnp.arange(b, dtype=jnp.int32)
+    valid = child_dealt < num_valid
+    logits = _logits(query, _rows(keys, node))
+    policy = jnp.mean(attention.masked_softmax(logits, valid), axis=0)
+    preference = policy if noise is None else jnp.log(policy) + noise
+    choice = jnp.argmax(jnp.where(valid, preference, -jnp.inf)).astype(jnp.int32)
+    counted = dealt + stride * b < num_valid
+    carry = (node * b + 1 + choice, dealt + stride * choice, stride * b)
+    return carry, (node, choice, valid, counted, logits)
+
+  start = (jnp.int32(0), jnp.int32(0), jnp.int32(1))
+  (node, dealt, _), visited = jax.lax.scan(step, start, noise, length=depth)
+  visited = dict(
+    zip(("node", "path", "valid", "counted", "logits"), visited, strict=True)
+  )
+  return _Walk(
+    leaf=jnp.maximum(node - 1, 0), leaf_valid=dealt < num_valid, **visited
+  )
+
+
+def _policy(
+  query: jax.Array, memory: TreeMemory, policy_query: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """The policy's query and keys; ValueError if a query does not fit the memory."""
+  _check_query("query", query, memory.keys)
+  policy_query = query if policy_query is None else policy_query
+  policy_keys = memory.keys if memory.policy_keys is None else memory.policy_keys
+  _check_query("policy_query", policy_query, policy_keys)
+  return policy_query, policy_keys
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows of a table, by indices that are known to lie within it."""
+  return table.at[index].get(mode="promise_in_bounds")
+
+
+def _logits(query: jax.Array, keys: jax.Array) -> jax.Array:
+  """q . k / sqrt(Dh) in float32: `[H, Dh]`, `[..., H, b, Dh] -> [..., H, b]`."""
+  scale = jnp.sqrt(jnp.float32(query.shape[-1]))
+  return (
+    jnp.einsum("hd,...hbd->...hb", query, keys, preferred_element_type=jnp.float32)
+    / scale
+  )
+
+
+@chex.dataclass(frozen=True)
+class _Nodes:
+  """The |S| nodes that a query reads, from the top down.
+
+  Attributes:
+    slot: `[|S|]` int32, in the memory.
+    logits: `[|S|, H]` float32.
+    level, index, mask: see `TreeReading`.
+  """
+
+  slot: jax.Array
+  logits: jax.Array
+  level: jax.Array
+  index: jax.Array
+  mask: jax.Array
+
+
+def _nodes_read(
+  query: jax.Array, memory: TreeMemory, walk: _Walk, logits: jax.Array
+) -> _Nodes:
+  """The siblings of a path and its leaf, given the logits `[depth, H, b]` on it."""
+  b, depth = memory.tree.branch_factor, memory.tree.depth
+  siblings = jnp.arange(b - 1, dtype=jnp.int32)
+  siblings = siblings + (siblings >= walk.path[:, None])  # all but the one taken
+  if depth:
+    leaf_logits = logits[-1][:, walk.path[-1]]
+  else:
+    leaf_logits = _logits(query, memory.keys[0])[:, 0]
+  logits = jnp.take_along_axis(logits, siblings[:, None], axis=2)
+  logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
+  mask = jnp.take_along_axis(walk.valid, siblings, axis=1)
+  slot = jnp.append((walk.node[:, None] * b + siblings).ravel(), walk.leaf)
+  levels = [l for l in range(1, depth + 1) for _ in range(b - 1)] + [depth]
+  starts = [level_slots(memory.tree, level).start for level in levels]
+  return _Nodes(
+    slot=slot,
+    logits=jnp.concatenate([logits, leaf_logits[None]]),
+    level=jnp.array(levels, jnp.int32),
+    index=slot - jnp.array(starts, jnp.int32),
+    mask=jnp.append(mask.ravel(), walk.leaf_valid),
+  )
 
 
 def _log_mean_exp(log_heads: jax.Array, valid: jax.Array) -> jax.Array:
-  """Log of the mean over heads, `[H, b] -> [b]`; `MASKED` where not valid."""
-  peak = jax.lax.stop_gradient(jnp.max(log_heads, axis=0))
-  mean = jnp.mean(jnp.exp(log_heads - peak), axis=0)
+  """Log of the mean over heads, `[depth, H, b] -> [depth, b]`; `MASKED` if invalid."""
+  peak = jax.lax.stop_gradient(jnp.max(log_heads, axis=1))
+  mean = jnp.mean(jnp.exp(log_heads - peak[:, None]), axis=1)
   return jnp.where(valid, peak + jnp.log(mean), attention.MASKED)
 
 
+def _check_query(name: str, query: jax.Array, keys: jax.Array) -> None:
+  if query.ndim != 2 or query.shape != (keys.shape[1], keys.shape[3]):
+    raise ValueError(
+      f"{name} must be [H, Dh] = [{keys.shape[1]}, {keys.shape[3]}] as its keys,"
+      f" got {query.shape}"
+    )
+
+
 def _check_levels(
-  name: str, levels: Sequence[jax.Array], tree: Tree, query: jax.Array
+  name: str,
+  levels: Sequence[jax.Array],
+  tree: tree_lib.Tree,
+  num_heads: int | None = None,
 ) -> None:
-  """Raises unless levels are `[b**l, H, ...]` as the tree and query ask."""
+  """Raises unless levels are `[b**l, H, width]` as the tree asks."""
   b, depth = tree.branch_factor, tree.depth
   if len(levels) != depth + 1:
     raise ValueError(
       f"{name} must hold depth + 1 = {depth + 1} levels, got {len(levels)}"
     )
-  if query.ndim != 2:
-    raise ValueError(f"a query must be [H, Dh], got shape {query.shape}")
-  heads, width = query.shape
+  tail = levels[0].shape[1:]
+  heads, width = tail if len(tail) == 2 else ("H", "Dh")
+  heads = num_heads or heads
   for l, level in enumerate(levels):
-    fits = level.ndim == 3 and level.shape[:2] == (b**l, heads)
-    if not fits or (name != "values" and level.shape[2] != width):
+    if level.shape != (b**l, heads, width):
       raise ValueError(
-        f"{name}[{l}] must be [{b**l}, {heads},"
-        f" {'Dv' if name == 'values' else width}], got {level.shape}"
+        f"{name}[{l}] must be [{b**l}, {heads}, {width}], got {level.shape}"
       )

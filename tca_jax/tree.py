@@ -39,14 +39,14 @@ class Tree:
     leaf_index: `[L]` int32, the token in each leaf slot, always in [0, N);
       meaningless where `leaf_mask` is False.
     leaf_mask: `[L]` bool, whether the slot holds a valid token.
-    child_count: for every level l above the leaves, `[b**l, b]` int32: the
-      number of valid tokens under each child of each node. A tree of depth 0
-      holds one such array of zeros: its root is a leaf and has no children.
+    root_count: `[b]` int32, the number of valid tokens under each child of the
+      root (in a tree of depth 0, whose root is a leaf, under each it would have).
+      `node_count` tells those of every other node.
   """
 
   leaf_index: jax.Array
   leaf_mask: jax.Array
-  child_count: tuple[jax.Array, ...]
+  root_count: jax.Array
 
   @property
   def num_leaves(self) -> int:
@@ -56,12 +56,31 @@ class Tree:
   @property
   def branch_factor(self) -> int:
     """b, the number of children of an inner node."""
-    return self.child_count[0].shape[-1]
+    return self.root_count.shape[-1]
 
   @property
   def depth(self) -> int:
     """The number of levels below the root."""
-    return 0 if self.num_leaves == 1 else len(self.child_count)
+    return tree_depth(self.num_leaves, self.branch_factor)
+
+  @property
+  def num_valid(self) -> jax.Array:
+    """`[]` int32, the number of valid tokens."""
+    return jnp.sum(self.root_count, axis=-1)
+
+  def node_count(self, level: int) -> jax.Array:
+    """`[b**level]` int32: the valid tokens under each node of a level, of one tree.
+
+    Halving n tokens evenly, larger half first, again and again, deals them out
+    to the nodes like cards: token t goes to the node whose index, its base-b
+    digits reversed, is t mod b**level. So n alone tells all counts.
+
+    >>> build_tree(jnp.ones((5, 1))).node_count(2).tolist()
+    [2, 1, 1, 1]
+    """
+    nodes = self.branch_factor**level
+    reversal = jnp.asarray(_digit_reversal(self.branch_factor, level))
+    return (self.num_valid - reversal + nodes - 1) // nodes
 
 
 def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
@@ -236,13 +255,10 @@ def build_tree(
     ranking = _refine(ranking, points, leaf_mask, b)[0]
   rank = jnp.cumsum(leaf_mask, dtype=jnp.int32) - 1
   leaf_index = jnp.where(leaf_mask, ranking[jnp.maximum(rank, 0)], 0)
-  child_count = [
-    _node_counts(count, b, level).reshape(-1, b) for level in range(1, depth + 1)
-  ]
   return Tree(
     leaf_index=leaf_index.astype(jnp.int32),
     leaf_mask=leaf_mask,
-    child_count=tuple(child_count) or (jnp.zeros((1, b), jnp.int32),),
+    root_count=(count + jnp.arange(b - 1, -1, -1, jnp.int32)) // b,
   )
 
 
@@ -252,17 +268,6 @@ def _digit_reversal(b: int, level: int) -> np.ndarray:
   for l in range(level):
     reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
   return reversal
-
-
-def _node_counts(count: jax.Array, b: int, level: int) -> jax.Array:
-  """`[b**level]` int32: the valid tokens under each node of a level.
-
-  Halving n tokens evenly, larger half first, again and again, deals them out
-  to the nodes like cards: token t goes to the node whose reversed index is
-  t mod b**level.
-  """
-  nodes = b**level
-  return (count - jnp.asarray(_digit_reversal(b, level)) + nodes - 1) // nodes
 
 
 def _sort_valid(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -366,9 +371,9 @@ def aggregate(
   leaf_index = jnp.asarray(tree.leaf_index)
   level = jnp.where(tree.leaf_mask[:, None], tokens[leaf_index], 0)
   levels = [level]
-  for count in reversed(tree.child_count[:depth]):
-    children = level.reshape(*count.shape, -1)
-    mask = count > 0
+  for child_level in range(depth, 0, -1):
+    mask = tree.node_count(child_level).reshape(-1, b) > 0
+    children = level.reshape(*mask.shape, -1)
     summary = aggregate_fn(children, mask)
     only_child = jnp.sum(children, axis=-2)  # masked children are zeros
     level = jnp.where(

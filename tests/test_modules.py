@@ -8,6 +8,7 @@ import pytest
 
 import tca_jax
 from tca_jax import modules
+from tca_jax import retrieval
 from tests import cases
 from tests import reference
 
@@ -214,11 +215,11 @@ def test_tree_gradient_decides_whether_tokens_learn_through_inner_nodes(rng):
     layer = READ_OUTS["tca"](tree_gradient=through)
     params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
 
-    def root(tokens, layer=layer, params=params):
+    def first_level(tokens, layer=layer, params=params):
       memory = layer.apply(params, tokens, coords, method="index")
-      return jnp.sum(memory.values[0] ** 2)
+      return jnp.sum(memory.values[:, retrieval.level_slots(memory.tree, 1)] ** 2)
 
-    grads[through] = jax.jit(jax.grad(root))(tokens)
+    grads[through] = jax.jit(jax.grad(first_level))(tokens)
   assert np.all(np.any(np.asarray(grads[True]) != 0, axis=-1))
   assert not np.any(grads[False])
 

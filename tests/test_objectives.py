@@ -111,7 +111,7 @@ def test_reinforce_gradient_equals_the_sum_over_all_paths(baseline, rng):
     node, total = 0, jnp.float32(0)
     for level, step in enumerate(path):
       rows = jnp.asarray(keys[level + 1])[node * 2 : node * 2 + 2]
-      valid = tree.child_count[level][node] > 0
+      valid = tree.node_count(level + 1)[node * 2 : node * 2 + 2] > 0
       logits = jnp.einsum("hd,nhd->hn", query, rows) / np.sqrt(3)
       pi = jnp.where(
         valid, jnp.mean(jax.nn.softmax(jnp.where(valid, logits, -1e30)), axis=0), 0

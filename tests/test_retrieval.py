@@ -19,6 +19,7 @@ HEADS, WIDTH = 2, 3
 
 _build = jax.jit(tree_lib.build_tree, static_argnames=("branch_factor", "order"))
 _walk = jax.jit(retrieval.tree_attention)
+_read = jax.jit(retrieval.read)
 
 
 def _problem(n, b, kind, rng, sharpness=2.0):
@@ -56,6 +57,9 @@ def test_greedy_walk_equals_reference(n, b, rng):
     out = _walk(query, keys, values, tree)
     _assert_equals(out, reference.walk(query, keys, values, root))
     assert out.mask.shape == ((b - 1) * tree.depth + 1,)
+    reading = _read(query, retrieval.pack(tree, keys, values))
+    for name, field in reading.items():
+      np.testing.assert_allclose(field, out[name], rtol=1e-5, atol=1e-6)
     assert out.num_read <= tree_lib.num_read_slots(n, b)
 
 
@@ -195,8 +199,9 @@ def test_jit_equals_eager_vmap_equals_loop_and_one_trace(rng, count_traces):
     (dict(keys=lambda x: x[:-1]), "keys must hold depth"),
     (dict(values=lambda x: x[1:]), "values must hold depth"),
     (dict(keys=lambda x: x[::-1]), r"keys\[0\] must be \[1, 2, 3\]"),
-    (dict(query=lambda x: x[0]), r"a query must be \[H, Dh\]"),
-    (dict(query=lambda x: x[:, :2]), r"keys\[0\] must be \[1, 2, 2\]"),
+    (dict(values=lambda x: [y[:, :1] for y in x]), r"values\[0\] must be \[1, 2, 3\]"),
+    (dict(query=lambda x: x[0]), r"query must be \[H, Dh\] = \[2, 3\]"),
+    (dict(query=lambda x: x[:, :2]), r"query must be \[H, Dh\] = \[2, 3\]"),
   ],
 )
 def test_bad_shapes_are_named(change, message, rng):

@@ -41,8 +41,8 @@ def test_build_tree_equals_reference(n, b, order, rng):
     root = reference.build(coords, mask, b, order, axis=1)
     assert _leaves(tree) == _reference_leaves(root), (layout, kind)
     levels = reference.nodes_by_level(root)
-    for counts, level in zip(tree.child_count, levels[1:], strict=False):
-      assert np.ravel(counts).tolist() == [len(node.tokens) for node in level]
+    for l, level in enumerate(levels):
+      assert tree.node_count(l).tolist() == [len(node.tokens) for node in level]
     assert tree.depth == len(levels) - 1
     assert tree.branch_factor == b
     assert tree.num_leaves == b**tree.depth
@@ -64,7 +64,9 @@ def test_tree_properties(data):
   # A permutation: every valid token is in exactly one valid leaf.
   taken = np.asarray(tree.leaf_index)[np.asarray(tree.leaf_mask)]
   assert sorted(taken.tolist()) == np.flatnonzero(mask).tolist()
-  for counts in map(np.asarray, tree.child_count):
+  assert tree.num_valid == mask.sum()
+  for level in range(1, tree.depth + 1):
+    counts = np.asarray(tree.node_count(level)).reshape(-1, b)
     assert np.all(counts.max(-1) - counts.min(-1) <= 1)
     assert np.all(np.diff(counts, axis=-1) <= 0), "larger parts first"
 
@@ -93,8 +95,7 @@ def test_masked_tree_equals_truncated_tree(order, rng):
   masked_leaves = [i for i in _leaves(masked) if i >= 0]
   truncated_leaves = [position[i] for i in _leaves(truncated) if i >= 0]
   assert masked_leaves == truncated_leaves
-  for a, b in zip(masked.child_count, truncated.child_count, strict=False):
-    np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(masked.root_count, truncated.root_count)
 
 
 def test_masked_tokens_never_matter(rng):
@@ -109,7 +110,7 @@ def test_masked_tokens_never_matter(rng):
 def test_all_masked_tree_under_jit_is_empty():
   tree = _build(np.ones((5, 2), np.float32), np.zeros(5, bool))
   assert not np.any(tree.leaf_mask)
-  assert all(not np.any(count) for count in tree.child_count)
+  assert not np.any(tree.root_count)
 
 
 def test_jit_equals_eager_and_vmap_equals_loop(rng):

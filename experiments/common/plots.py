@@ -40,7 +40,7 @@ class Completion:
   depth: int
 
 
-def nodes_read(walk: tca_jax.TreeAttentionOutput, tree: tca_jax.Tree) -> list:
+def nodes_read(walk: tca_jax.TreeReading, tree: tca_jax.Tree) -> list:
   """(level, tokens `[k]`) of every node that one query read of one tree."""
   found = []
   for level, index, valid in zip(walk.level, walk.index, walk.mask, strict=True):

@@ -161,7 +161,7 @@ def sibling_attention(
 ) -> jax.Array:
   """Self-attention within many small groups, such as the children of a node.
 
-  Products of broadcast arrays rather than a matrix product per group.
+  A few elementwise products of whole arrays rather than many tiny matrices.
 
   Args:
     queries: `[..., b, H, Dh]`.
@@ -173,8 +173,15 @@ def sibling_attention(
     `[..., b, H, Dv]`.
   """
   scale = jnp.sqrt(jnp.float32(queries.shape[-1]))
-  pairs = queries[..., :, None, :, :] * keys[..., None, :, :, :]
-  logits = jnp.sum(pairs, axis=-1, dtype=jnp.float32) / scale
-  weights = masked_softmax(logits, mask[..., None, :, None], axis=-2)
-  weights = weights.astype(values.dtype)[..., None]
-  return jnp.sum(weights * values[..., None, :, :, :], axis=-3)
+  members = range(queries.shape[-3])
+  split_keys = [keys[..., i, :, :] for i in members]
+  split_values = [values[..., i, :, :] for i in members]
+  outputs = []
+  for i in members:
+    query = queries[..., i, :, :]
+    logits = [jnp.sum(query * key, axis=-1, dtype=jnp.float32) for key in split_keys]
+    logits = jnp.stack(logits, axis=-1) / scale  # [..., H, b]
+    weights = masked_softmax(logits, mask[..., None, :]).astype(values.dtype)
+    weights = [weights[..., j, None] for j in members]
+    outputs.append(sum(w * v for w, v in zip(weights, split_values, strict=True)))
+  return jnp.stack(outputs, axis=-3)

@@ -414,25 +414,25 @@ class TreeCrossAttention(_ReadOut):
     coords: jax.Array,
     mask: jax.Array | None = None,
     train: bool = False,
+    tree: tree_lib.Tree | None = None,
   ) -> TreeMemory:
     """Builds the trees, aggregates them and caches keys and values of all nodes.
 
     Arguments and errors as `CrossAttention.index`; ValueError also if an
-    option of the tree is not one that `build_tree` takes.
+    option of the tree is not one that `build_tree` takes, or if a given tree
+    does not fit the tokens.
+
+    Args:
+      tree: a batch of trees over the coordinates, built before (the options
+        `order`, `axis` and `order_seed` are then not read); None builds them.
     """
     tokens, mask = self._check(tokens, coords, mask)
-    rng = None
-    if self.order == "random_projection":
-      rng = jax.random.key(self.order_seed)
-
-    def build(coords, mask):
-      return tree_lib.build_tree(
-        coords,
-        mask,
-        branch_factor=self.branch_factor,
-        order=self.order,
-        axis=self.axis,
-        rng=rng,
+    if tree is None:
+      tree = jax.vmap(self._build_tree)(coords, mask)
+    elif tree.branch_factor != self.branch_factor:
+      raise ValueError(
+        f"tree must have the branch factor {self.branch_factor}, got"
+        f" {tree.branch_factor}"
       )
 
     def aggregate(aggregator, tree, tokens):
@@ -443,7 +443,6 @@ class TreeCrossAttention(_ReadOut):
 
       return tree_lib.aggregate(aggregate_fn, tree, tokens)
 
-    tree = jax.vmap(build)(coords, mask)
     levels = nn.vmap(
       aggregate,
       variable_axes={"params": None},
@@ -458,10 +457,21 @@ class TreeCrossAttention(_ReadOut):
       keys=sibling_rows(self._heads(self.key, nodes)),
       values=self._heads(self.value, nodes),
       policy_keys=(
-        None
-        if self.share_policy
-        else sibling_rows(self._heads(self.policy_key, nodes))
+        None if self.share_policy else sibling_rows(self._heads(self.policy_key, nodes))
       ),
+    )
+
+  def _build_tree(self, coords: jax.Array, mask: jax.Array) -> tree_lib.Tree:
+    rng = None
+    if self.order == "random_projection":
+      rng = jax.random.key(self.order_seed)
+    return tree_lib.build_tree(
+      coords,
+      mask,
+      branch_factor=self.branch_factor,
+      order=self.order,
+      axis=self.axis,
+      rng=rng,
     )
 
   def read(
@@ -732,8 +742,14 @@ class ReTreever(nn.Module):
     values: jax.Array,
     mask: jax.Array | None = None,
     train: bool = False,
+    tree: tree_lib.Tree | None = None,
   ) -> FlatMemory | TreeMemory:
-    """Makes a memory of each context, once; arguments and errors as `__call__`."""
+    """Makes a memory of each context, once; arguments and errors as `__call__`.
+
+    Args:
+      tree: for `TreeCrossAttention`, a batch of trees over the coordinates. Large
+        contexts gain by it on a CPU: outside `jax.jit`, `build_tree` is NumPy.
+    """
     if coords.ndim != 3:
       raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
     tree_lib.check_context(coords, mask, values=values)
@@ -744,7 +760,8 @@ class ReTreever(nn.Module):
     tokens = self.embedder.tokens(coords, values)
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
-    return self.read_out.index(tokens, coords, mask, train)
+    given = {} if tree is None else {"tree": tree}
+    return self.read_out.index(tokens, coords, mask, train, **given)
 
   def read(
     self,

@@ -339,9 +339,7 @@ def _walk(
   visited = dict(
     zip(("node", "path", "valid", "counted", "logits"), visited, strict=True)
   )
-  return _Walk(
-    leaf=jnp.maximum(node - 1, 0), leaf_valid=dealt < num_valid, **visited
-  )
+  return _Walk(leaf=jnp.maximum(node - 1, 0), leaf_valid=dealt < num_valid, **visited)
 
 
 def _policy(
@@ -361,7 +359,7 @@ def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _logits(query: jax.Array, keys: jax.Array) -> jax.Array:
-  """q . k / sqrt(Dh) in float32: `[H, Dh]`, `[..., H, b, Dh] -> [..., H, b]`."""
+  """Scaled dot products, in float32: `[H, Dh]`, `[..., H, b, Dh] -> [..., H, b]`."""
   scale = jnp.sqrt(jnp.float32(query.shape[-1]))
   return (
     jnp.einsum("hd,...hbd->...hb", query, keys, preferred_element_type=jnp.float32)

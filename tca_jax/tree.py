@@ -26,6 +26,8 @@ ORDERS: tuple[str, ...] = typing.get_args(Order)
 # (children [..., b, D], mask [..., b]) -> [..., D]
 AggregateFn = Callable[[jax.Array, jax.Array], jax.Array]
 
+CHUNK = 8192  # the most nodes of a level that are aggregated at once
+
 
 @chex.dataclass(frozen=True)
 class Tree:
@@ -194,6 +196,9 @@ def build_tree(
   most one, the larger parts first; where a part begins depends on the counts
   alone. Ties in the sort key go by token index.
 
+  Under a transformation a k-d tree is built by XLA. Outside, if the arrays are a
+  CPU's, NumPy builds the same tree, faster and without compiling.
+
   Args:
     coords: `[N, C]` floating point, where each token lies.
     mask: `[N]` bool, True at valid tokens; None means all. What a masked token
@@ -235,8 +240,13 @@ def build_tree(
     raise ValueError(f"axis must be in [{-num_axes}, {num_axes}), got {axis}")
 
   b, depth = branch_factor, tree_depth(num_tokens, branch_factor)
+  if jnp.finfo(coords.dtype).bits < 32:
+    coords = coords.astype(jnp.float32)
   if mask is None:
     mask = jnp.ones(num_tokens, bool)
+  if order == "kd" and num_axes > 1 and _on_host(coords, mask):
+    return _build_on_host(np.asarray(coords), np.asarray(mask), b)
+  mask = jax.lax.optimization_barrier(mask)  # else XLA sorts constants, compiling
   points = jnp.where(mask[:, None], coords, 0)
   if order == "axis":
     points = points[:, axis, None]
@@ -270,11 +280,95 @@ def _digit_reversal(b: int, level: int) -> np.ndarray:
   return reversal
 
 
+def _on_host(*arrays: jax.Array) -> bool:
+  """Whether NumPy can read the arrays without a transfer, and knows their dtypes."""
+  return not is_traced(*arrays) and all(
+    x.dtype in (jnp.float32, jnp.bool_)
+    and all(device.platform == "cpu" for device in x.devices())
+    for x in arrays
+  )
+
+
+def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
+  """`build_tree` of order "kd" in NumPy."""
+  depth = tree_depth(len(coords), b)
+  count = int(mask.sum())
+  leaf_mask = _digit_reversal(b, depth) < count
+  leaf_index = np.zeros(b**depth, np.int32)
+  leaf_index[leaf_mask] = _split_on_host(coords, np.flatnonzero(mask), b)
+  return Tree(
+    leaf_index=jnp.asarray(leaf_index),
+    leaf_mask=jnp.asarray(leaf_mask),
+    root_count=jnp.asarray((count + np.arange(b - 1, -1, -1, np.int32)) // b),
+  )
+
+
+def _split_on_host(coords: np.ndarray, tokens: np.ndarray, b: int) -> np.ndarray:
+  """The tokens in the order of a k-d tree's leaves.
+
+  A level is a table of its nodes' tokens, at most one of a row missing, at its
+  end. A row is partitioned by a 64-bit key: the coordinate above, the token below.
+
+  Args:
+    coords: `[N, C]` float32.
+    tokens: `[n]`, the valid ones.
+    b: the branch factor.
+
+  Returns:
+    `[n]`.
+  """
+  missing = np.uint64(2**64 - 1)
+  axes = [_sortable(x) for x in coords.T]
+  rows = tokens.astype(np.uint32)[None]
+  count = np.array([len(tokens)])
+  while (width := rows.shape[1]) > 1:
+    short = np.flatnonzero(count < width)
+    best, widest = np.zeros_like(rows), np.full(len(rows), -np.inf, np.float32)
+    for axis in axes:
+      x = axis.take(rows, mode="clip")
+      x[short, -1] = x[short, 0]
+      columns = np.ascontiguousarray(x.T) if width < 32 else x.T  # NumPy's fast way
+      with np.errstate(over="ignore"):
+        spread = _unsortable(columns.max(axis=0)) - _unsortable(columns.min(axis=0))
+      wider = spread > widest
+      best = np.where(wider[:, None], x, best)
+      widest = np.where(wider, spread, widest)
+    keys = best.astype(np.uint64) << np.uint64(32) | rows
+    child_width = -(-width // b)
+    children = np.full((len(rows), b, child_width), missing)
+    child_count = np.empty((len(rows), b), np.int64)
+    for size in (width, width - 1):
+      chosen = slice(None) if np.all(count == size) else count == size
+      sizes = [-(-(size - part) // b) for part in range(b)]
+      starts = np.cumsum([0, *sizes])
+      part_keys = keys[chosen, :size]
+      end = size
+      for start in starts[-2:0:-1]:  # from the right, each within the rest
+        if start < end:
+          part_keys[:, :end].partition(start, axis=1)
+          end = start
+      for part, (start, n) in enumerate(zip(starts, sizes, strict=False)):
+        children[chosen, part, :n] = part_keys[:, start : start + n]
+      child_count[chosen] = sizes
+    rows = children.reshape(-1, child_width).astype(np.uint32)
+    count = child_count.ravel()
+  return rows[count > 0, 0]
+
+
+def _sortable(x: np.ndarray) -> np.ndarray:
+  """uint32 in the order of the float32, -0.0 being 0.0."""
+  bits = (x + np.float32(0)).view(np.uint32)
+  return np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
+
+
+def _unsortable(bits: np.ndarray) -> np.ndarray:
+  """The float32 that `_sortable` made the bits of."""
+  return np.where(bits >> 31, bits & np.uint32(2**31 - 1), ~bits).view(np.float32)
+
+
 def _sort_valid(x: jax.Array, mask: jax.Array) -> jax.Array:
   """`[N]` int32: the tokens by ascending x, ties by index, masked ones last."""
-  tokens = jnp.arange(x.shape[0], dtype=jnp.int32)
-  key = jnp.where(mask, x, jnp.inf)
-  return jax.lax.sort((~mask, key, tokens), num_keys=3)[-1]
+  return jnp.argsort(jnp.where(mask, x, jnp.inf), stable=True).astype(jnp.int32)
 
 
 def _refine(
@@ -306,32 +400,38 @@ def _refine(
   slot = jnp.argsort(~leaf_mask, stable=True)[:num_tokens]
   before = jnp.pad(jnp.cumsum(leaf_mask), (1, 0))  # valid leaves before a slot
   axes = jnp.arange(num_axes)[:, None]
+  part_dtype = jnp.int8 if b < 128 else jnp.int32  # small ones stay in cache
 
-  def split(ranking, width):
-    """Splits all nodes of a level, whose subtrees are `width` leaves wide."""
-    node, part_width = slot // width, width // b
-    start, end = before[node * width], before[(node + 1) * width]
+  def split(ranking, part_width):
+    """Splits all nodes of a level, whose children are `part_width` leaves wide."""
+    child = slot // part_width
+    node = child // b
+    start, end = before[node * (b * part_width)], before[(node + 1) * (b * part_width)]
     low = points[ranking[:, start], axes]
     high = points[ranking[:, jnp.maximum(end - 1, 0)], axes]
     widest = jnp.argmax(high - low, axis=0)
-    part_of_token = jnp.zeros(num_tokens, slot.dtype)
+    part_of_token = jnp.zeros(num_tokens, part_dtype)
     part_of_token = part_of_token.at[ranking[widest, position]].set(
-      slot // part_width % b, unique_indices=True
+      (child - node * b).astype(part_dtype), unique_indices=True
     )
 
     def partition(order):
-      part = part_of_token[order]
-      joins = valid[:, None] & (part[:, None] == jnp.arange(b))
-      earlier = jnp.cumsum(joins, axis=0) - joins
-      rank = earlier[position, part] - earlier[start, part]
-      target = before[node * width + part * part_width] + rank
+      part = part_of_token[order].astype(jnp.int32)
+      # How many of the node's tokens, up to here, go to each part but the last.
+      joins = (part[:, None] == jnp.arange(b - 1)).astype(jnp.int32)
+      total = jnp.pad(jax.lax.associative_scan(jnp.add, joins), ((1, 0), (0, 0)))
+      earlier = total[:-1] - total[start]
+      last = position - start - jnp.sum(earlier, axis=1)
+      earlier = jnp.concatenate([earlier, last[:, None]], axis=1)
+      rank = jnp.sum(jnp.where(part[:, None] == jnp.arange(b), earlier, 0), axis=1)
+      target = before[(node * b + part) * part_width] + rank
       target = jnp.where(valid, target, position)
       return jnp.zeros_like(order).at[target].set(order, unique_indices=True)
 
     return jax.vmap(partition)(ranking), None
 
-  widths = jnp.asarray([b ** (depth - level) for level in range(depth)])
-  return jax.lax.scan(split, ranking, widths)[0]
+  part_widths = jnp.asarray([b**level for level in range(depth)][::-1])
+  return jax.lax.scan(split, ranking, part_widths)[0]
 
 
 def aggregate(
@@ -342,7 +442,8 @@ def aggregate(
   value(node) = aggregate_fn(values of its children), with the same function
   at every node of every level. A node with one valid child takes that child's
   value unchanged, so that padding a context does not change its tree. The
-  function sees zeros in place of masked children and must be finite there.
+  function sees zeros in place of masked children and must be finite there. Levels
+  of more than `CHUNK` nodes are aggregated by `jax.lax.map` over chunks of them.
 
   Args:
     aggregate_fn: `(children [..., b, D], mask [..., b]) -> [..., D]`.
@@ -374,13 +475,22 @@ def aggregate(
   for child_level in range(depth, 0, -1):
     mask = tree.node_count(child_level).reshape(-1, b) > 0
     children = level.reshape(*mask.shape, -1)
-    summary = aggregate_fn(children, mask)
+    summary = _in_chunks(aggregate_fn, children, mask)
     only_child = jnp.sum(children, axis=-2)  # masked children are zeros
     level = jnp.where(
       jnp.sum(mask, axis=-1, keepdims=True) > 1, summary, only_child
     ).astype(children.dtype)
     levels.append(level)
   return tuple(reversed(levels))
+
+
+def _in_chunks(
+  aggregate_fn: AggregateFn, children: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Aggregates a level; a large one in chunks, which caps the memory it takes."""
+  if children.shape[0] <= CHUNK:
+    return aggregate_fn(children, mask)
+  return jax.lax.map(lambda x: aggregate_fn(*x), (children, mask), batch_size=CHUNK)
 
 
 def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...]:

@@ -1,5 +1,7 @@
 """The Flax modules: masks, batches, interfaces, options and errors, for all systems."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -222,6 +224,22 @@ def test_tree_gradient_decides_whether_tokens_learn_through_inner_nodes(rng):
     grads[through] = jax.jit(jax.grad(first_level))(tokens)
   assert np.all(np.any(np.asarray(grads[True]) != 0, axis=-1))
   assert not np.any(grads[False])
+
+
+def test_a_tree_may_be_given(rng):
+  coords = rng.normal(size=(2, 9, C)).astype(np.float32)
+  tokens = rng.normal(size=(2, 9, 16)).astype(np.float32)
+  layer = READ_OUTS["tca"]()
+  params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
+  index = jax.jit(functools.partial(layer.apply, method="index"))
+  trees = [tca_jax.build_tree(x) for x in coords]
+  tree = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+  chex.assert_trees_all_close(
+    index(params, tokens, coords, tree=tree), index(params, tokens, coords), rtol=1e-5
+  )
+  with pytest.raises(ValueError, match="branch factor 2, got 3"):
+    other = jax.vmap(lambda x: tca_jax.build_tree(x, branch_factor=3))(coords)
+    index(params, tokens, coords, tree=other)
 
 
 @pytest.mark.parametrize("option", ["order", "branch_factor"])

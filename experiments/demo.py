@@ -11,7 +11,6 @@ makes is under runs/demo; a second run finds its training done.
 from collections.abc import Callable
 import dataclasses
 import functools
-import statistics
 import sys
 import time
 import typing
@@ -30,7 +29,7 @@ from experiments.common import checkpoints
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
-from experiments.common import metrics as metrics_lib
+from experiments.common import measure
 from experiments.common import plots
 from experiments.common import task as task_lib
 from experiments.common import train
@@ -65,8 +64,7 @@ def main(argv: list[str]) -> None:
     "image": image,
     "figures": [str(figure)],
     "seconds": time.monotonic() - started,
-    "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
-    "commit": metrics_lib.git_commit(),
+    **measure.provenance(),
   }
   config_lib.write_json(out / "summary.json", summary)
   (out / "tables.txt").write_text(f"{copy_table}\n\n{image_table}\n")
@@ -116,7 +114,7 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
         f"{long_times[name]:.2f}",
       )
     )
-  text = table(
+  text = measure.table(
     f"Copy task, T = 64, {_COPY_STEPS.value} steps of 32 sequences, one seed",
     (
       "system",
@@ -162,7 +160,7 @@ def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]
         f"{result['step']:,}",
       )
     )
-  text = table(
+  text = measure.table(
     "Completion of held-out MNIST digits 0-4, shipped checkpoints, one seed",
     ("system", "log-likelihood", "tokens read", "at 196 tokens", "steps trained"),
     rows,
@@ -183,7 +181,7 @@ def reader(
   memory = index(params, coords, values)
   jax.block_until_ready(read(params, memory, query_coords))
   num_queries = query_coords.shape[1]
-  return lambda: jax.block_until_ready(read(params, memory, query_coords)), num_queries
+  return lambda: read(params, memory, query_coords), num_queries
 
 
 def jitted(task: task_lib.Task) -> tuple[Callable[..., typing.Any], ...]:
@@ -195,19 +193,11 @@ def jitted(task: task_lib.Task) -> tuple[Callable[..., typing.Any], ...]:
 
 
 def us_per_query(
-  reads: dict[str, tuple[Callable[[], typing.Any], int]], repeats: int = 50
+  reads: dict[str, tuple[Callable[[], typing.Any], int]],
 ) -> dict[str, float]:
   """Median microseconds per query of each read, taken in turn."""
-  seconds: dict[str, list[float]] = {name: [] for name in reads}
-  for _ in range(repeats):
-    for name, (read, _) in reads.items():
-      started = time.perf_counter()
-      read()
-      seconds[name].append(time.perf_counter() - started)
-  return {
-    name: 1e6 * statistics.median(seconds[name]) / num_queries
-    for name, (_, num_queries) in reads.items()
-  }
+  seconds = measure.interleaved({name: read for name, (read, _) in reads.items()})
+  return {name: 1e6 * seconds[name] / n for name, (_, n) in reads.items()}
 
 
 def complete(
@@ -253,22 +243,6 @@ def complete(
       )
     )
   return found
-
-
-def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-  """Prints a table, and returns it."""
-  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-  def line(cells: tuple[str, ...]) -> str:
-    padded = [
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded)
-
-  text = "\n".join([title, line(header), *map(line, rows)])
-  print(f"\n{text}\n", flush=True)
-  return text
 
 
 if __name__ == "__main__":

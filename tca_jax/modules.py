@@ -422,9 +422,8 @@ class TreeCrossAttention(_ReadOut):
     option of the tree is not one that `build_tree` takes, or if a given tree
     does not fit the tokens.
 
-    Args:
-      tree: a batch of trees over the coordinates, built before (the options
-        `order`, `axis` and `order_seed` are then not read); None builds them.
+    `tree` is a batch of trees over the coordinates, built before (the options
+    `order`, `axis` and `order_seed` are then not read); None builds them.
     """
     tokens, mask = self._check(tokens, coords, mask)
     if tree is None:
@@ -746,9 +745,8 @@ class ReTreever(nn.Module):
   ) -> FlatMemory | TreeMemory:
     """Makes a memory of each context, once; arguments and errors as `__call__`.
 
-    Args:
-      tree: for `TreeCrossAttention`, a batch of trees over the coordinates. Large
-        contexts gain by it on a CPU: outside `jax.jit`, `build_tree` is NumPy.
+    `tree` is for `TreeCrossAttention`: a batch of trees over the coordinates. Large
+    contexts gain by it on a CPU, as `build_tree` is faster outside `jax.jit`.
     """
     if coords.ndim != 3:
       raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")

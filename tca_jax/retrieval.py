@@ -6,9 +6,9 @@ query against the children it meets on the way down serve twice: their softmax i
 the policy that picks the next node, and the logits of the children not picked are
 the attention logits of the nodes read.
 
-All levels have one shape, so the walk is a `jax.lax.scan` over the depth. It is
-not differentiated: `read` takes its logits as they are, and `attend`, which
-training needs, computes those of the nodes visited again, all at once.
+All levels have one shape, so the walk is a `jax.lax.scan` over the depth. It is not
+differentiated: `read` takes its logits as they are, and `attend`, which training
+needs, computes those of the nodes visited again, all at once.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tca_jax import attention
 from tca_jax import tree as tree_lib
@@ -212,9 +213,8 @@ def attend(
   """
   shares_policy = policy_query is None and memory.policy_keys is None
   policy_query, policy_keys = _policy(query, memory, policy_query)
-  walk = _walk(
-    *jax.lax.stop_gradient((policy_query, policy_keys)), memory.tree, rng=rng
-  )
+  policy = jax.lax.stop_gradient((policy_query, policy_keys))
+  walk = _walk(*policy, memory.tree, rng)
   policy_logits = _logits(policy_query, _rows(policy_keys, walk.node))
   logits = policy_logits
   if not shares_policy:
@@ -229,15 +229,15 @@ def attend(
   entropy = jnp.where(walk.counted, jnp.mean(head_entropy, axis=-1), 0)
 
   # --- The attention.
-  nodes = _nodes_read(query, memory, walk, logits)
-  weights = attention.masked_softmax(nodes.logits, nodes.mask[:, None], axis=0)
-  values = _rows(memory.values, nodes.slot).astype(jnp.float32)
+  nodes = _nodes_read(walk, memory.tree)
+  weights = attention.masked_softmax(
+    _read_logits(logits, walk), nodes["mask"][:, None], axis=0
+  )
+  values = _rows(memory.values, walk.slots).astype(jnp.float32)
   output = jnp.einsum("nh,nhd->hd", weights, values)
   return TreeAttentionOutput(
     output=output.astype(memory.values.dtype),
-    level=nodes.level,
-    index=nodes.index,
-    mask=nodes.mask,
+    **nodes,
     path=walk.path,
     counted=walk.counted,
     log_policy=log_policy,
@@ -262,23 +262,28 @@ def read(
   shares_policy = policy_query is None and memory.policy_keys is None
   policy_query, policy_keys = _policy(query, memory, policy_query)
   walk = _walk(policy_query, policy_keys, memory.tree)
-  logits = walk.logits
+  logits = walk.read_logits
   if not shares_policy:
-    logits = _logits(query, _rows(memory.keys, walk.node))
-  nodes = _nodes_read(query, memory, walk, logits)
-  weights = attention.masked_softmax(nodes.logits, nodes.mask[:, None], axis=0)
+    logits = _read_logits(_logits(query, _rows(memory.keys, walk.node)), walk)
 
-  def add(total, node):
-    slot, weight = node
-    return total + weight[:, None] * _rows(memory.values, slot), None
+  def add(state, node):
+    """One step of an online softmax."""
+    slot, logit = node
+    peak, total, output = state
+    new_peak = jnp.maximum(peak, logit)
+    weight = jnp.where(logit > attention.MASKED, jnp.exp(logit - new_peak), 0)
+    decay = jnp.exp(peak - new_peak)
+    output = output * decay[:, None] + weight[:, None] * _rows(memory.values, slot)
+    return (new_peak, total * decay + weight, output), None
 
-  zeros = jnp.zeros(memory.values.shape[1:], jnp.float32)
-  output = jax.lax.scan(add, zeros, (nodes.slot, weights))[0]
+  heads, width = memory.values.shape[1:]
+  zeros = jnp.zeros((heads, width), jnp.float32)
+  start = (zeros[:, 0] + attention.MASKED, zeros[:, 0], zeros)
+  (_, total, output), _ = jax.lax.scan(add, start, (walk.slots, logits))
+  output = output / jnp.where(total > 0, total, 1)[:, None]
   return TreeReading(
     output=output.astype(memory.values.dtype),
-    level=nodes.level,
-    index=nodes.index,
-    mask=nodes.mask,
+    **_nodes_read(walk, memory.tree),
     path=walk.path,
   )
 
@@ -292,8 +297,9 @@ class _Walk:
     path: `[depth]` int32, the child taken at each.
     valid: `[depth, b]` bool, whether a child holds a valid token.
     counted: `[depth]` bool, see `TreeAttentionOutput`.
-    logits: `[depth, H, b]` float32, of the policy.
-    leaf: `[]` int32, the slot of the leaf.
+    slots: `[|S|]` int32, of the nodes read.
+    read_logits: `[|S|, H]` float32, of the policy's keys of the nodes read;
+      `attention.MASKED` where there is no valid token.
     leaf_valid: `[]` bool.
   """
 
@@ -301,8 +307,8 @@ class _Walk:
   path: jax.Array
   valid: jax.Array
   counted: jax.Array
-  logits: jax.Array
-  leaf: jax.Array
+  slots: jax.Array
+  read_logits: jax.Array
   leaf_valid: jax.Array
 
 
@@ -312,34 +318,78 @@ def _walk(
   tree: tree_lib.Tree,
   rng: jax.Array | None = None,
 ) -> _Walk:
-  """Walks down the tree: greedily, or sampling with `rng`."""
+  """Walks down the tree: greedily, or sampling with `rng`, which is consumed."""
   b, depth = tree.branch_factor, tree.depth
   num_valid = tree.num_valid
   noise = None
   if rng is not None:
     # The Gumbel-max trick: one draw samples the choices of all levels.
     noise = jax.random.gumbel(rng, (depth, b))
+  children = jnp.arange(b, dtype=jnp.int32)
 
-  def step(carry, noise):
+  def step(carry, level):
     # `dealt`: the first of the valid tokens dealt out to this node and, next, to
     # its children, every `stride`-th of them; see `Tree.node_count`.
-    node, dealt, stride = carry
-    child_dealt = dealt + stride * jnp.arange(b, dtype=jnp.int32)
-    valid = child_dealt < num_valid
+    node, dealt, _ = carry
+    stride, noise = level
+    valid = dealt + stride * children < num_valid
     logits = _logits(query, _rows(keys, node))
-    policy = jnp.mean(attention.masked_softmax(logits, valid), axis=0)
-    preference = policy if noise is None else jnp.log(policy) + noise
-    choice = jnp.argmax(jnp.where(valid, preference, -jnp.inf)).astype(jnp.int32)
+    choice = _choose(logits, valid, noise)
+    logits = jnp.where(valid, logits, attention.MASKED)
+    taken = jnp.sum(jnp.where(children == choice, logits, 0), axis=1)
+    carry = (node * b + 1 + choice, dealt + stride * choice, taken)
     counted = dealt + stride * b < num_valid
-    carry = (node * b + 1 + choice, dealt + stride * choice, stride * b)
-    return carry, (node, choice, valid, counted, logits)
+    siblings = _siblings(node * b + children, choice)
+    return carry, (
+      node,
+      choice,
+      valid,
+      counted,
+      siblings,
+      _siblings(logits, choice).T,
+    )
 
-  start = (jnp.int32(0), jnp.int32(0), jnp.int32(1))
-  (node, dealt, _), visited = jax.lax.scan(step, start, noise, length=depth)
-  visited = dict(
-    zip(("node", "path", "valid", "counted", "logits"), visited, strict=True)
+  # A root that is the leaf is read alone: any logit gives it the weight 1.
+  leaf_logits = jnp.where(num_valid > 0, jnp.zeros(query.shape[0]), attention.MASKED)
+  start = (jnp.int32(0), jnp.int32(0), leaf_logits)
+  strides = b ** np.arange(depth, dtype=np.int32)
+  carry, visited = jax.lax.scan(step, start, (strides, noise), length=depth)
+  node, dealt, leaf_logits = carry
+  node_visited, path, valid, counted, siblings, logits = visited
+  return _Walk(
+    node=node_visited,
+    path=path,
+    valid=valid,
+    counted=counted,
+    slots=jnp.append(siblings.ravel(), jnp.maximum(node - 1, 0)),
+    read_logits=jnp.concatenate(
+      [logits.reshape(-1, query.shape[0]), leaf_logits[None]]
+    ),
+    leaf_valid=dealt < num_valid,
   )
-  return _Walk(leaf=jnp.maximum(node - 1, 0), leaf_valid=dealt < num_valid, **visited)
+
+
+def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax.Array:
+  """The child that the policy prefers, of logits `[H, b]`: the lowest among equals."""
+  if logits.shape[1] == 2 and noise is None:
+    # Of two, pi(1) - pi(0) is the mean of tanh(difference / 2): one kernel.
+    lead = jnp.sum(jnp.tanh((logits[:, 1] - logits[:, 0]) / 2))
+    return (valid[1] & (lead > 0)).astype(jnp.int32)
+  policy = jnp.mean(attention.masked_softmax(logits, valid), axis=0)
+  preference = policy if noise is None else jnp.log(policy) + noise
+  return jnp.argmax(jnp.where(valid, preference, -jnp.inf)).astype(jnp.int32)
+
+
+def _read_logits(logits: jax.Array, walk: _Walk) -> jax.Array:
+  """`[|S|, H]`, of the nodes read, from the logits `[depth, H, b]` at those visited."""
+  logits = jnp.where(walk.valid[:, None], logits, attention.MASKED)
+  siblings = jnp.swapaxes(_siblings(logits, walk.path[:, None, None]), 1, 2)
+  siblings = siblings.reshape(-1, logits.shape[1])
+  if not len(logits):
+    return walk.read_logits  # of the root alone
+  taken = jnp.arange(logits.shape[2]) == walk.path[-1]
+  leaf = jnp.sum(jnp.where(taken, logits[-1], 0), axis=1)
+  return jnp.concatenate([siblings, leaf[None]])
 
 
 def _policy(
@@ -367,47 +417,23 @@ def _logits(query: jax.Array, keys: jax.Array) -> jax.Array:
   )
 
 
-@chex.dataclass(frozen=True)
-class _Nodes:
-  """The |S| nodes that a query reads, from the top down.
-
-  Attributes:
-    slot: `[|S|]` int32, in the memory.
-    logits: `[|S|, H]` float32.
-    level, index, mask: see `TreeReading`.
-  """
-
-  slot: jax.Array
-  logits: jax.Array
-  level: jax.Array
-  index: jax.Array
-  mask: jax.Array
+def _siblings(x: jax.Array, choice: jax.Array) -> jax.Array:
+  """`[..., b] -> [..., b - 1]`, all but the entry chosen."""
+  kept = jnp.arange(x.shape[-1] - 1) < choice
+  return jnp.where(kept, x[..., :-1], x[..., 1:])
 
 
-def _nodes_read(
-  query: jax.Array, memory: TreeMemory, walk: _Walk, logits: jax.Array
-) -> _Nodes:
-  """The siblings of a path and its leaf, given the logits `[depth, H, b]` on it."""
-  b, depth = memory.tree.branch_factor, memory.tree.depth
-  siblings = jnp.arange(b - 1, dtype=jnp.int32)
-  siblings = siblings + (siblings >= walk.path[:, None])  # all but the one taken
-  if depth:
-    leaf_logits = logits[-1][:, walk.path[-1]]
-  else:
-    leaf_logits = _logits(query, memory.keys[0])[:, 0]
-  logits = jnp.take_along_axis(logits, siblings[:, None], axis=2)
-  logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
-  mask = jnp.take_along_axis(walk.valid, siblings, axis=1)
-  slot = jnp.append((walk.node[:, None] * b + siblings).ravel(), walk.leaf)
+def _nodes_read(walk: _Walk, tree: tree_lib.Tree) -> dict[str, jax.Array]:
+  """The fields level, index and mask of a `TreeReading`."""
+  b, depth = tree.branch_factor, tree.depth
   levels = [l for l in range(1, depth + 1) for _ in range(b - 1)] + [depth]
-  starts = [level_slots(memory.tree, level).start for level in levels]
-  return _Nodes(
-    slot=slot,
-    logits=jnp.concatenate([logits, leaf_logits[None]]),
-    level=jnp.array(levels, jnp.int32),
-    index=slot - jnp.array(starts, jnp.int32),
-    mask=jnp.append(mask.ravel(), walk.leaf_valid),
-  )
+  starts = [level_slots(tree, level).start for level in levels]
+  mask = _siblings(walk.valid, walk.path[:, None])
+  return {
+    "level": jnp.array(levels, jnp.int32),
+    "index": walk.slots - jnp.array(starts, jnp.int32),
+    "mask": jnp.append(mask, walk.leaf_valid),
+  }
 
 
 def _log_mean_exp(log_heads: jax.Array, valid: jax.Array) -> jax.Array:

@@ -268,7 +268,7 @@ def build_tree(
   return Tree(
     leaf_index=leaf_index.astype(jnp.int32),
     leaf_mask=leaf_mask,
-    root_count=(count + jnp.arange(b - 1, -1, -1, jnp.int32)) // b,
+    root_count=_root_count(count, b),
   )
 
 
@@ -278,6 +278,11 @@ def _digit_reversal(b: int, level: int) -> np.ndarray:
   for l in range(level):
     reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
   return reversal
+
+
+def _root_count(count: typing.Any, b: int) -> typing.Any:
+  """`[b]`: the valid tokens under each child of the root, the larger parts first."""
+  return (count + np.arange(b, dtype=np.int32)[::-1]) // b
 
 
 def _on_host(*arrays: jax.Array) -> bool:
@@ -299,7 +304,7 @@ def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
   return Tree(
     leaf_index=jnp.asarray(leaf_index),
     leaf_mask=jnp.asarray(leaf_mask),
-    root_count=jnp.asarray((count + np.arange(b - 1, -1, -1, np.int32)) // b),
+    root_count=jnp.asarray(_root_count(count, b), jnp.int32),
   )
 
 

@@ -1,8 +1,6 @@
 """Evaluation of a task's restored parameters, and the `eval.json` it writes."""
 
 import dataclasses
-import pathlib
-import sys
 import time
 import typing
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 
 from experiments.common import checkpoints
 from experiments.common import config as config_lib
+from experiments.common import measure
 from experiments.common import metrics as metrics_lib
 from experiments.common import task as task_lib
 from experiments.common import train
@@ -105,9 +104,7 @@ def evaluate_workdir(
     "step": step,
     "seconds": time.monotonic() - started,
     "train_seconds": logged[-1]["seconds"] if logged else None,
-    "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
-    "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
-    "commit": metrics_lib.git_commit(),
+    **measure.provenance(),
     "config": dataclasses.asdict(task.config),
   }
   config_lib.write_json((out or workdir) / EVAL_FILE, result)

@@ -98,3 +98,38 @@ def plot_completions(completions: list[Completion], path: epath.PathLike) -> Non
   )
   figure.savefig(path, dpi=110)
   plt.close(figure)
+
+
+def plot_read_times(rows: list[dict], path: epath.PathLike) -> None:
+  """Draws time per query against context size, a panel for each number of queries.
+
+  Args:
+    rows: of benchmarks.retrieval.
+    path: of the PNG.
+  """
+  counts = sorted({row["num_queries"] for row in rows})
+  figure, grid = plt.subplots(
+    1, len(counts), figsize=(5 * len(counts), 4.2), squeeze=False, layout="constrained"
+  )
+  names = list(dict.fromkeys(row["system"] for row in rows))
+  for axes, count in zip(grid[0], counts, strict=True):
+    for i, name in enumerate(names):
+      own = [r for r in rows if r["num_queries"] == count and r["system"] == name]
+      if own:
+        style = "--" if name == "gather_floor" else "-"
+        axes.loglog(
+          [row["num_tokens"] for row in own],
+          [row["us_per_query"] for row in own],
+          style,
+          base=2,
+          marker=".",
+          color=_QUERY if name == "tca" else f"C{i % 10}",
+          linewidth=2.5 if name == "tca" else 1,
+          label=name,
+        )
+    axes.set(title=f"{count:,} queries", xlabel="context tokens", ylabel="us per query")
+    axes.set_yscale("log", base=10)
+    axes.grid(alpha=0.3)
+  grid[0][0].legend(fontsize="small")
+  figure.savefig(path, dpi=110)
+  plt.close(figure)

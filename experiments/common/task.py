@@ -139,7 +139,8 @@ def objective(
   labels = jnp.where(valid, batch.targets, 0)
   own = log_likelihood(prediction.output, labels)
   rewards = reward(prediction.output, labels, config)
-  walk, targets = prediction.reading.walk, prediction.reading.routing_targets
+  walk: typing.Any = prediction.reading.walk
+  targets = prediction.reading.routing_targets
   if walk is None or targets is None:
     loss = -objectives.masked_mean(own, where)
     return loss, {"reward": objectives.masked_mean(rewards, where)}

@@ -1,0 +1,173 @@
+"""Microseconds per query of reading one context, against all rivals.
+
+  python -m benchmarks.retrieval --num_tokens=1024,16384 --num_queries=1,256
+
+Keys and values are random and made before; what is timed is the read of M queries
+over one context: Tree Cross Attention, full attention by several routes, Perceiver
+IO with as many latents as TCA reads nodes, exact attention to the tokens that FAISS
+finds (as many, if it is installed), and the floor: the plain gather of the rows that
+a walk of that depth reads.
+"""
+
+import importlib.util
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import common
+from benchmarks import rivals
+from experiments.common import measure
+from experiments.common import plots
+import tca_jax
+from tca_jax import attention
+from tca_jax import retrieval
+
+_NUM_TOKENS = common.define_ints("num_tokens", [2**i for i in range(7, 21)], "N")
+_NUM_QUERIES = common.define_ints("num_queries", [1, 256, 4096], "M")
+_MAX_PAIRS = flags.DEFINE_integer(
+  "max_pairs", 2**28, "Full attention to more query-token pairs is left out."
+)
+_MAX_INDEX = flags.DEFINE_integer(
+  "max_index", 2**16, "FAISS, whose indices are slow to build, is left out above."
+)
+
+
+def sparse_systems(
+  queries: jax.Array, memory: tca_jax.TreeMemory
+) -> dict[str, rivals.System]:
+  """TCA, the floor, and Perceiver IO."""
+  tree, systems = memory.tree, {}
+  num_queries = len(queries)
+  slots = tca_jax.num_read_slots(tree.num_leaves, tree.branch_factor)
+
+  def add(name: str, tokens_read: int, function, *arguments) -> None:
+    call, row = common.compiled(function, *arguments)
+    systems[name] = call, {"tokens_read": tokens_read, **row}
+
+  read = jax.vmap(retrieval.read, in_axes=(0, None))
+  add("tca", slots, lambda q, memory: read(q, memory).output, queries, memory)
+
+  rows = jnp.concatenate(
+    [
+      memory.keys.reshape(memory.keys.shape[0], -1),
+      memory.values.reshape(memory.keys.shape[0], -1),
+    ],
+    axis=1,
+  )
+  b, generator = tree.branch_factor, common.rng()
+  visited = [
+    (b**l - 1) // (b - 1) + generator.integers(0, b**l, num_queries)
+    for l in range(tree.depth)
+  ]
+  visited = jnp.asarray(np.stack(visited), jnp.int32)
+  take = lambda rows, ids: rows.at[ids].get(mode="promise_in_bounds")  # noqa: E731
+  add("gather_floor", slots, take, rows, visited)
+
+  latent = lambda q, k, v: attention.cross_attention(q, k, v).output  # noqa: E731
+  leaves = memory.values[retrieval.level_slots(tree, tree.depth)]
+  add("perceiver", slots, latent, queries, leaves[:slots], leaves[:slots])
+  return systems
+
+
+def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
+  """The rows of one size of context and one number of queries."""
+  width, num_heads = shape[:2]
+  memory = common.random_memory(num_tokens, *shape)
+  queries = jnp.asarray(
+    common.rng().standard_normal((num_queries, num_heads, width // num_heads)),
+    memory.keys.dtype,
+  )
+  systems = sparse_systems(queries, memory)
+  if num_queries * num_tokens <= _MAX_PAIRS.value:
+    systems |= rivals.full_systems(queries, memory)
+  if importlib.util.find_spec("faiss") and num_tokens <= _MAX_INDEX.value:
+    systems |= rivals.faiss_systems(queries, memory)
+  calls = {name: call for name, (call, _) in systems.items()}
+  seconds = measure.interleaved(calls, common.REPEATS.value)
+  return [
+    {
+      "system": name,
+      "num_tokens": num_tokens,
+      "num_queries": num_queries,
+      "us_per_query": 1e6 * seconds[name] / num_queries,
+      **row,
+    }
+    for name, (_, row) in systems.items()
+  ]
+
+
+def fastest_full(rows: list[common.Row]) -> dict[int, float]:
+  """By number of tokens, the microseconds of the fastest full attention."""
+  fastest: dict[int, float] = {}
+  for row in rows:
+    if row["system"].startswith("full"):
+      n = row["num_tokens"]
+      fastest[n] = min(row["us_per_query"], fastest.get(n, np.inf))
+  return fastest
+
+
+def crossover(rows: list[common.Row]) -> int | None:
+  """The fewest tokens from which on TCA is ahead of every full attention."""
+  tca = times(rows, "tca")
+  ahead = None
+  for n, full in sorted(fastest_full(rows).items(), reverse=True):
+    if tca[n] >= full:
+      break
+    ahead = n
+  return ahead
+
+
+def times(rows: list[common.Row], system: str) -> dict[int, float]:
+  """By number of tokens, the microseconds per query of a system."""
+  return {r["num_tokens"]: r["us_per_query"] for r in rows if r["system"] == system}
+
+
+def summarise(rows: list[common.Row]) -> str:
+  """Tables of times and of ratios."""
+  texts = []
+  for m in sorted({row["num_queries"] for row in rows}):
+    own = [row for row in rows if row["num_queries"] == m]
+    names = list(dict.fromkeys(row["system"] for row in own))
+    columns = {name: times(own, name) for name in names}
+    tca, full = columns["tca"], fastest_full(own)
+    floor = columns["gather_floor"]
+    lines: list[tuple[str, ...]] = []
+    for n in tca:
+      cells = [
+        f"{columns[name][n]:.2f}" if n in columns[name] else "" for name in names
+      ]
+      ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
+      lines.append((f"{n:,}", *cells, ratio, f"{tca[n] / floor[n]:.2f}x"))
+    header = ("tokens", *names, "full / tca", "tca / floor")
+    ahead = crossover(own)
+    found = f"TCA is ahead from {ahead:,} tokens" if ahead else "TCA is not ahead"
+    grows = ""
+    if {2**10, 2**20} <= set(tca):
+      grows = f"; 2^20 tokens take {tca[2**20] / tca[2**10]:.2f}x as long as 2^10"
+    title = f"us per query, M = {m:,} queries: {found}{grows}"
+    texts.append(measure.table(title, header, lines))
+  return "\n\n".join(texts)
+
+
+def main(argv: list[str]) -> None:
+  """Times all sizes, writes retrieval.json, .txt and .png."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  values = flags.FLAGS
+  shape = (values.width, values.num_heads, values.branch_factor, values.dtype)
+  rows = []
+  for num_tokens in _NUM_TOKENS():
+    for num_queries in _NUM_QUERIES():
+      rows += run(num_tokens, num_queries, shape)
+      print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
+  out = common.write("retrieval", rows, summarise(rows))
+  plots.plot_read_times(rows, out / "retrieval.png")
+
+
+if __name__ == "__main__":
+  common.define_shape()
+  app.run(main)

@@ -1,0 +1,63 @@
+"""Timing side by side, tables, and where a figure comes from."""
+
+from collections.abc import Callable
+import pathlib
+import statistics
+import sys
+import time
+import typing
+
+import jax
+
+from experiments.common import metrics
+
+
+def interleaved(
+  functions: dict[str, Callable[[], typing.Any]],
+  repeats: int = 50,
+  budget: float = 5.0,
+) -> dict[str, float]:
+  """Median seconds of each function, taken in turn so that noise falls on all.
+
+  Args:
+    functions: by name; what they return is waited for. Compiled before.
+    repeats: rounds.
+    budget: seconds after which a function sits out, once it ran three times.
+
+  Returns:
+    By name.
+  """
+  seconds: dict[str, list[float]] = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, function in functions.items():
+      if len(seconds[name]) >= 3 and sum(seconds[name]) > budget:
+        continue
+      started = time.perf_counter()
+      jax.block_until_ready(function())
+      seconds[name].append(time.perf_counter() - started)
+  return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def provenance() -> dict[str, str | None]:
+  """The command, commit and device that a figure's JSON names."""
+  return {
+    "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
+    "commit": metrics.git_commit(),
+    "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+  }
+
+
+def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+  """Prints a table, and returns it."""
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+  def line(cells: tuple[str, ...]) -> str:
+    padded = [
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded).rstrip()
+
+  text = "\n".join([title, line(header), *map(line, rows)])
+  print(f"\n{text}\n", flush=True)
+  return text

@@ -22,6 +22,7 @@ setuptools.setup(
   install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7", "numpy>=2.0"],
   extras_require={
     "data": ["mlxtend>=0.23"],
+    "export": ["flatbuffers"],
     "experiments": [
       "absl-py>=2.1",
       "array_record>=0.8",

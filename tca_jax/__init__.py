@@ -1,6 +1,7 @@
 """Tree Cross Attention and ReTreever in JAX and Flax (Feng et al., ICLR 2024)."""
 
 from tca_jax import objectives
+from tca_jax import serving
 from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
 from tca_jax.modules import Aggregator

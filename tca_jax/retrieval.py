@@ -167,7 +167,7 @@ def join_levels(levels: Sequence[jax.Array], branch_factor: int) -> jax.Array:
   """All nodes in the slots of a `TreeMemory`: levels of `[b**l, ...]` to `[R * b, ...]`.
 
   >>> join_levels([jnp.zeros(1), jnp.array([1, 2]), jnp.array([3, 4, 5, 6])], 2).tolist()
-  [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+  [1, 2, 3, 4, 5, 6]
   """
   if len(levels) > 1:
     return jnp.concatenate(levels[1:])

@@ -474,17 +474,19 @@ def aggregate(
       f"tokens must be [N, D] with N of depth {depth} at branch factor {b},"
       f" got shape {tokens.shape}"
     )
+
+  def aggregate_or_pass(children, mask):
+    summary = aggregate_fn(children, mask)
+    only_child = jnp.sum(children, axis=-2)  # masked children are zeros
+    several = jnp.sum(mask, axis=-1, keepdims=True) > 1
+    return jnp.where(several, summary, only_child).astype(children.dtype)
+
   leaf_index = jnp.asarray(tree.leaf_index)
   level = jnp.where(tree.leaf_mask[:, None], tokens[leaf_index], 0)
   levels = [level]
   for child_level in range(depth, 0, -1):
     mask = tree.node_count(child_level).reshape(-1, b) > 0
-    children = level.reshape(*mask.shape, -1)
-    summary = _in_chunks(aggregate_fn, children, mask)
-    only_child = jnp.sum(children, axis=-2)  # masked children are zeros
-    level = jnp.where(
-      jnp.sum(mask, axis=-1, keepdims=True) > 1, summary, only_child
-    ).astype(children.dtype)
+    level = _in_chunks(aggregate_or_pass, level.reshape(*mask.shape, -1), mask)
     levels.append(level)
   return tuple(reversed(levels))
 

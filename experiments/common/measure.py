@@ -15,14 +15,17 @@ from experiments.common import metrics
 def interleaved(
   functions: dict[str, Callable[[], typing.Any]],
   repeats: int = 50,
-  budget: float = 5.0,
+  budget: float = 2.0,
 ) -> dict[str, float]:
   """Median seconds of each function, taken in turn so that noise falls on all.
+
+  A pause lets the threads of the function before stop spinning, and a call that is
+  not timed finds caches and memory as a loop over this function alone would.
 
   Args:
     functions: by name; what they return is waited for. Compiled before.
     repeats: rounds.
-    budget: seconds after which a function sits out, once it ran three times.
+    budget: seconds after which a function sits out, once it ran twice.
 
   Returns:
     By name.
@@ -30,8 +33,10 @@ def interleaved(
   seconds: dict[str, list[float]] = {name: [] for name in functions}
   for _ in range(repeats):
     for name, function in functions.items():
-      if len(seconds[name]) >= 3 and sum(seconds[name]) > budget:
+      if len(seconds[name]) >= 2 and sum(seconds[name]) > budget:
         continue
+      time.sleep(0.01)
+      jax.block_until_ready(function())
       started = time.perf_counter()
       jax.block_until_ready(function())
       seconds[name].append(time.perf_counter() - started)

@@ -1,0 +1,251 @@
+"""Milliseconds per training step of the systems, and of the parts of TCA's step.
+
+  python -m benchmarks.training --tasks=copy,gp,images
+
+copy: T = 256, batches of 128. gp: batches of 16 with 6 encoder layers and the sizes of
+the paper's regression task, masked to three shapes and averaged over their frequency;
+the values are random, as time does not depend on them. images: MNIST, batches of 100.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import typing
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import common
+from experiments import copy_task
+from experiments import image_completion
+from experiments.common import config as config_lib
+from experiments.common import measure
+from experiments.common import task as task_lib
+from experiments.common import train
+import tca_jax
+from tca_jax import attention
+from tca_jax import retrieval
+
+_TASKS = flags.DEFINE_list("tasks", ["copy", "gp", "images"], "Which, with commas.")
+_BATCH = flags.DEFINE_integer("batch_size", 0, "0: each task's own.", lower_bound=0)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Of images, as in the experiment.")
+
+# (slots for context, slots for targets): a context of up to 16, 32 or 46 tokens
+# leaves up to 46, 32 and 16 targets.
+GP_SHAPES = ((16, 46), (32, 32), (46, 16))
+
+
+class GPShapes(task_lib.Task[config_lib.Config]):
+  """Random values in one of the shapes of the regression task."""
+
+  metric = "log_likelihood"
+
+  def __init__(self, config: config_lib.Config, shape: tuple[int, int]):
+    self.config = config
+    self.max_context, self._targets = shape
+    self.model = task_lib.build_model(
+      config, 46, tca_jax.PointEmbedder(), tca_jax.GaussianHead(1)
+    )
+
+  def train_batch(self, step: int) -> task_lib.Batch:
+    size, n, m = self.config.batch_size, self.max_context, self._targets
+    coords, values, query_coords, targets = (
+      jax.random.uniform(key, (size, slots, 1), minval=-2, maxval=2)
+      for key, slots in zip(
+        jax.random.split(self.key("train", step), 4), (n, n, m, m), strict=True
+      )
+    )
+    return task_lib.Batch(
+      coords=coords,
+      values=values,
+      mask=jnp.ones((size, n), bool),
+      query_coords=query_coords,
+      targets=targets,
+      query_mask=jnp.ones((size, m), bool),
+    )
+
+  def eval_batches(self) -> Iterator[task_lib.Batch]:
+    raise NotImplementedError("random values are not evaluated")
+
+
+def gp_frequency() -> dict[tuple[int, int], float]:
+  """How often a context of the published sizes, 3 to 46 tokens, falls in a shape."""
+  sizes, frequency, smallest = range(3, 47), {}, 0
+  for shape in GP_SHAPES:
+    inside = [n for n in sizes if smallest < n <= shape[0]]
+    frequency[shape], smallest = len(inside) / len(sizes), shape[0]
+  return frequency
+
+
+def tasks(name: str, model: str) -> dict[str, tuple[task_lib.Task, float]]:
+  """The task, or its shapes, with the share of steps that each has."""
+  size = _BATCH.value
+  if name == "copy":
+    options = dict(model=model, sequence_length=256, batch_size=size or 128)
+    return {"": (copy_task.CopyTask(copy_task.CopyConfig(**options)), 1.0)}
+  if name == "images":
+    options = dict(model=model, batch_size=size or 100, data_dir=_DATA_DIR.value)
+    config = image_completion.ImageConfig(**options)
+    return {"": (image_completion.ImageTask(config), 1.0)}
+  if name == "gp":
+    config = config_lib.Config(model=model, num_layers=6, batch_size=size or 16)
+    return {
+      f"{shape}": (GPShapes(config, shape), share)
+      for shape, share in gp_frequency().items()
+    }
+  raise app.UsageError(f"--tasks are copy, gp and images, got {name}")
+
+
+def step_call(task: task_lib.Task) -> tuple[Callable[[], typing.Any], float]:
+  """A call that takes a training step, and its floating-point operations."""
+  optimizer = train.build_optimizer(task.config)
+  state = train.init_state(task, optimizer)
+  batch = task.train_batch(0)
+  step = jax.jit(train.make_train_step(task, optimizer))
+  costs: typing.Any = step.lower(state, batch, np.int32(0)).compile().cost_analysis()
+  jax.block_until_ready(step(state, batch, np.int32(0)))
+  return lambda: step(state, batch, np.int32(0)), costs["flops"]
+
+
+def part_calls(task: task_lib.Task) -> dict[str, Callable[[], typing.Any]]:
+  """Calls that take the gradient of one part of TCA's step each."""
+  batch = task.train_batch(0)
+  params = train.init_params(task)
+  key = task.key("train", 0)
+  width, model = 64, task.model
+  size, slots = batch.query_coords.shape[:2]
+  tokens = jax.random.normal(key, (*batch.coords.shape[:2], width))
+  queries = jax.random.normal(key, (size, slots, width))
+  heads = attention.split_heads(queries, 4)
+
+  def index(params, tokens):
+    return model.apply(
+      params,
+      tokens,
+      batch.coords,
+      batch.mask,
+      method=lambda model, *x: model.read_out.index(*x, train=True),
+      rngs={"dropout": key},
+    )
+
+  memory = jax.jit(index)(params, tokens)
+  arrays = (memory.keys, memory.values)
+  rngs = jax.random.split(key, (size, slots))
+
+  def aggregate(params, tokens):
+    memory = index(params, tokens)
+    return memory.keys, memory.values
+
+  def walk(heads, arrays):
+    own = memory.replace(keys=arrays[0], values=arrays[1])
+
+    def one(query, memory, rng):
+      return retrieval.attend(query, memory, rng=rng)
+
+    out = jax.vmap(jax.vmap(one, in_axes=(0, None, 0)))(heads, own, rngs)
+    return out.output, out.log_prob, out.entropy
+
+  def leaf_attention(heads, arrays):
+    slots = retrieval.level_slots(memory.tree, memory.tree.depth)
+    leaves = arrays[1][:, slots]
+    attend = jax.vmap(attention.cross_attention)
+    return attend(heads, leaves[:, ::-1], leaves, memory.tree.leaf_mask).output
+
+  def head(params, queries):
+    return model.apply(params, queries, method=lambda model, x: model.head(x))
+
+  parts = {
+    "aggregate": (aggregate, params, tokens),
+    "walk": (walk, heads, arrays),
+    "leaf_attention": (leaf_attention, heads, arrays),
+    "head": (head, params, queries),
+  }
+  calls = {}
+  for name, (function, *inputs) in parts.items():
+
+    def loss(*inputs, function=function):
+      leaves = jax.tree.leaves(function(*inputs))
+      return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in leaves)
+
+    calls[name], _ = common.compiled(jax.grad(loss, argnums=(0, 1)), *inputs)
+  return calls
+
+
+def run(name: str, peak: float) -> list[common.Row]:
+  """The rows of a task; peak is the machine's, in FLOP per second."""
+  rows = []
+  shapes = {model: tasks(name, model) for model in config_lib.MODELS}
+  calls, flops = {}, {}
+  for model, shape_tasks in shapes.items():
+    for shape, (task, _) in shape_tasks.items():
+      calls[model, shape], flops[model, shape] = step_call(task)
+  if name != "gp":
+    calls |= {("part", k): v for k, v in part_calls(shapes["tca"][""][0]).items()}
+  by_name = {"/".join(key): call for key, call in calls.items()}
+  seconds = measure.interleaved(by_name, common.REPEATS.value, budget=20.0)
+  for model, shape_tasks in shapes.items():
+    own = {
+      shape: seconds[f"{model}/{shape}"] * share
+      for shape, (_, share) in shape_tasks.items()
+    }
+    work = sum(flops[model, shape] * task[1] for shape, task in shape_tasks.items())
+    config = next(iter(shape_tasks.values()))[0].config
+    rows.append(
+      {
+        "task": name,
+        "system": model,
+        "ms": 1e3 * sum(own.values()),
+        "gflop": work / 1e9,
+        "share_of_peak": work / sum(own.values()) / peak,
+        "config": dataclasses.asdict(config),
+      }
+    )
+  rows += [
+    {"task": name, "system": key, "ms": 1e3 * seconds[key]}
+    for key in by_name
+    if key.startswith("part/")
+  ]
+  return rows
+
+
+def matmul_peak() -> float:
+  """FLOP per second of a large matrix product."""
+  n = 2048
+  call, _ = common.compiled(jnp.matmul, jnp.ones((n, n)), jnp.ones((n, n)))
+  return 2 * n**3 / measure.interleaved({"product": call}, 5)["product"]
+
+
+def summarise(rows: list[common.Row], peak: float) -> str:
+  """A table of times."""
+  lines: list[tuple[str, ...]] = []
+  for row in rows:
+    reference = next(r for r in rows if (r["task"], r["system"]) == (row["task"], "ca"))
+    work = (
+      (f"{row['gflop']:.2f}", f"{row['share_of_peak']:.0%}")
+      if "gflop" in row
+      else ("", "")
+    )
+    ratio = f"{row['ms'] / reference['ms']:.2f}x"
+    lines.append((row["task"], row["system"], f"{row['ms']:.1f}", ratio, *work))
+  title = f"training step; matrix products peak at {peak / 1e9:.0f} GFLOP/s"
+  header = ("task", "system", "ms", "of ca", "GFLOP", "of peak")
+  return measure.table(title, header, lines)
+
+
+def main(argv: list[str]) -> None:
+  """Times the tasks, writes training.json and .txt."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  peak, rows = matmul_peak(), []
+  for name in _TASKS.value:
+    rows += run(name, peak)
+    print(name, flush=True)
+  common.write("training", rows, summarise(rows, peak))
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,109 @@
+"""Serving a memory: queries padded to a few sizes, and programs that need no package.
+
+A `predict` function here maps a memory and queries `[B, M, ...]` to a pytree of arrays
+`[B, M, ...]`, such as
+
+  lambda memory, x: model.apply(params, memory, x, method="read").output.mean
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import typing
+
+import jax
+from jax import export as jax_export
+import jax.numpy as jnp
+import numpy as np
+
+Predict = Callable[[typing.Any, jax.Array], typing.Any]
+
+
+class Server:
+  """Answers requests of any number of queries, compiling for a few sizes alone.
+
+  A request is padded to the next size, one above the largest is cut into parts.
+
+  >>> server = Server(lambda memory, x: memory + x, jnp.ones(()), sizes=(1, 4))
+  >>> server(jnp.zeros((1, 6, 2))).shape
+  (1, 6, 2)
+  """
+
+  def __init__(
+    self,
+    predict: Predict,
+    memory: typing.Any,
+    sizes: Sequence[int] = (1, 16, 256, 4096),
+  ):
+    """Keeps the memory's arrays, flattened once rather than at every request.
+
+    Args:
+      predict: see the module.
+      memory: its first argument.
+      sizes: numbers of queries that are compiled for, each when first needed.
+
+    Raises:
+      ValueError: if there is no size or one below 1.
+    """
+    if not sizes or min(sizes) < 1:
+      raise ValueError(f"sizes must be numbers of at least 1, got {tuple(sizes)}")
+    self._sizes = sorted(sizes)
+    self._arrays, structure = jax.tree.flatten(memory)
+    self._predict = jax.jit(
+      lambda arrays, x: predict(jax.tree.unflatten(structure, arrays), x)
+    )
+
+  def __call__(self, queries: jax.typing.ArrayLike) -> typing.Any:
+    """Predicts for `[B, M, ...]` queries, M >= 1; NumPy arrays `[B, M, ...]`.
+
+    Raises:
+      ValueError: if there is no query.
+    """
+    queries = np.asarray(queries)
+    if queries.ndim < 2 or not queries.shape[1]:
+      raise ValueError(f"queries must be [B, M, ...], M >= 1, got {queries.shape}")
+    parts = []
+    for start in range(0, queries.shape[1], self._sizes[-1]):
+      part = queries[:, start : start + self._sizes[-1]]
+      count = part.shape[1]
+      size = next(size for size in self._sizes if size >= count)
+      padding = [(0, 0), (0, size - count)] + [(0, 0)] * (part.ndim - 2)
+      answer = self._predict(self._arrays, np.pad(part, padding))
+      parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], answer))
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+
+
+def export_read(
+  predict: Predict,
+  memory: typing.Any,
+  queries: jax.Array,
+  platforms: Sequence[str] | None = None,
+) -> bytes:
+  """Exports a read as StableHLO, for any number of queries.
+
+  What comes back is served without this package:
+
+    program = jax.export.deserialize(data)
+    answer = program.call(arrays, queries)  # arrays: jax.tree.leaves(memory)
+
+  Args:
+    predict: see the module; it returns arrays in tuples, lists or dicts.
+    memory: its first argument, or the shapes of it (`jax.ShapeDtypeStruct`).
+    queries: `[B, M, ...]`, of which M is left open.
+    platforms: such as ("cpu", "cuda"); None: that of this process.
+
+  Returns:
+    The program, serialised; JAX needs the package flatbuffers for it.
+  """
+  arrays, structure = jax.tree.flatten(memory)
+  (num_queries,) = jax_export.symbolic_shape("m")
+  shape = (queries.shape[0], num_queries, *queries.shape[2:])
+
+  @jax.jit
+  def read(arrays: list[jax.Array], queries: jax.Array) -> typing.Any:
+    return predict(jax.tree.unflatten(structure, arrays), queries)
+
+  specs = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for x in arrays]
+  program = jax_export.export(read, platforms=platforms)(
+    specs, jax.ShapeDtypeStruct(shape, queries.dtype)
+  )
+  return bytes(program.serialize())

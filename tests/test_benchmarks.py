@@ -1,0 +1,80 @@
+"""Every benchmark end to end on tiny sizes, as a user starts it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.common import measure
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _run(name, out, *arguments):
+  command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={out}", *arguments]
+  return subprocess.run(
+    [*command, "--repeats=1"], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+
+
+@pytest.mark.parametrize(
+  "name, arguments, systems, figure",
+  [
+    (
+      "retrieval",
+      ["--num_tokens=8,32", "--num_queries=1,3"],
+      {"tca", "gather_floor", "perceiver", "full_xla", "full_xla_whole"},
+      "us_per_query",
+    ),
+    (
+      "build",
+      ["--num_tokens=32", "--num_queries=2"],
+      {"order_host", "order_traced", "order_ckdtree", "aggregate_and_cache"},
+      "ms",
+    ),
+    ("training", ["--tasks=gp", "--batch_size=2"], {"tca", "ca", "perceiver"}, "ms"),
+    (
+      "sweep",
+      ["--num_tokens=16", "--widths=64", "--heads=4", "--branch_factors=4"],
+      {"index", "tca"},
+      None,
+    ),
+  ],
+)
+def test_a_benchmark_writes_its_rows(name, arguments, systems, figure, tmp_path):
+  process = _run(name, tmp_path, *arguments)
+  assert process.returncode == 0, process.stderr
+  rows = json.loads((tmp_path / f"{name}.json").read_text())
+  assert systems <= {row["system"] for row in rows}
+  for row in rows:
+    assert row["seed"] == 0 and f"--out={tmp_path}" in row["command"]
+    assert figure is None or row[figure] > 0
+  printed = process.stdout.splitlines()
+  assert set((tmp_path / f"{name}.txt").read_text().splitlines()) <= set(printed)
+  if name == "retrieval":
+    assert {(r["num_tokens"], r["num_queries"]) for r in rows} == {
+      (8, 1),
+      (8, 3),
+      (32, 1),
+      (32, 3),
+    }
+    assert (tmp_path / "retrieval.png").stat().st_size > 10_000
+
+
+def test_a_bad_size_is_named():
+  process = _run("retrieval", "unused", "--num_tokens=1024,many")
+  assert process.returncode != 0
+  assert "whole numbers of at least 1 are allowed" in process.stderr
+
+
+def test_interleaved_times_and_budget():
+  calls = []
+  functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+  seconds = measure.interleaved(functions, repeats=3)
+  assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
+  assert "".join(calls) == "aabb" * 3, "each timed call follows one that is not"
+  calls.clear()
+  measure.interleaved(functions, repeats=9, budget=0.0)
+  assert len(calls) == 8, "two timed calls each, then the budget is spent"

@@ -15,6 +15,7 @@ from tca_jax import attention
 from tca_jax import retrieval
 
 _CHUNK = 8192
+_MAX_WHOLE = 2**24  # query-token pairs whose logits are held at once
 
 # A system's call, and what its row holds beside the time.
 System = tuple[Callable[[], typing.Any], common.Row]
@@ -55,20 +56,21 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
   keys, chunk = values[::-1], min(_CHUNK, num_tokens)
   keys_by_chunk = keys.reshape(-1, chunk, num_heads, head)
   values_by_chunk = values.reshape(-1, chunk, num_heads, head)
-  calls = {
-    "full_xla_whole": common.compiled(
-      lambda *x: attention.cross_attention(*x).output, queries, keys, values
-    ),
+  calls: dict[str, System] = {
     "full_xla": common.compiled(
       full_xla,
       jnp.swapaxes(queries, 0, 1),
       jnp.transpose(keys_by_chunk, (0, 2, 3, 1)),
       jnp.transpose(values_by_chunk, (0, 2, 1, 3)),
-    ),
-    "full_jax_nn": common.compiled(
-      jax.nn.dot_product_attention, *(x[None] for x in (queries, keys, values))
-    ),
+    )
   }
+  if len(queries) * num_tokens <= _MAX_WHOLE:
+    calls["full_xla_whole"] = common.compiled(
+      lambda *x: attention.cross_attention(*x).output, queries, keys, values
+    )
+    calls["full_jax_nn"] = common.compiled(
+      jax.nn.dot_product_attention, *(x[None] for x in (queries, keys, values))
+    )
   if importlib.util.find_spec("torch"):
     calls["full_torch"] = torch_call(queries, keys, values), {}
   return {

@@ -14,6 +14,8 @@ $(VENV)/installed: requirements.txt requirements-dev.txt setup.py tca_jax/__init
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Huge pages spare a CPU many page faults; other systems ignore the variable.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: install
 	$(BIN)/python -m experiments.demo
 

@@ -110,8 +110,9 @@ def fastest_full(rows: list[common.Row]) -> dict[int, float]:
   return fastest
 
 
-def crossover(rows: list[common.Row]) -> int | None:
+def crossover(rows: list[common.Row], num_queries: int) -> int | None:
   """The fewest tokens from which on TCA is ahead of every full attention."""
+  rows = [row for row in rows if row["num_queries"] == num_queries]
   tca = times(rows, "tca")
   ahead = None
   for n, full in sorted(fastest_full(rows).items(), reverse=True):
@@ -143,7 +144,7 @@ def summarise(rows: list[common.Row]) -> str:
       ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
       lines.append((f"{n:,}", *cells, ratio, f"{tca[n] / floor[n]:.2f}x"))
     header = ("tokens", *names, "full / tca", "tca / floor")
-    ahead = crossover(own)
+    ahead = crossover(own, m)
     found = f"TCA is ahead from {ahead:,} tokens" if ahead else "TCA is not ahead"
     grows = ""
     if {2**10, 2**20} <= set(tca):
@@ -165,7 +166,8 @@ def main(argv: list[str]) -> None:
       rows += run(num_tokens, num_queries, shape)
       print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
   out = common.write("retrieval", rows, summarise(rows))
-  plots.plot_read_times(rows, out / "retrieval.png")
+  crossovers = {m: crossover(rows, m) for m in _NUM_QUERIES()}
+  plots.plot_read_times(rows, crossovers, out / "retrieval.png")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def main(argv: list[str]) -> None:
     "image": image,
     "figures": [str(figure)],
     "seconds": time.monotonic() - started,
+    "seed": 0,
     **measure.provenance(),
   }
   config_lib.write_json(out / "summary.json", summary)

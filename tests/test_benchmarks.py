@@ -78,3 +78,16 @@ def test_interleaved_times_and_budget():
   calls.clear()
   measure.interleaved(functions, repeats=9, budget=0.0)
   assert len(calls) == 8, "two timed calls each, then the budget is spent"
+
+
+def test_crossover_is_where_tca_gets_ahead_for_good():
+  from benchmarks import retrieval
+
+  def row(system, n, us):
+    return dict(system=system, num_tokens=n, num_queries=1, us_per_query=us)
+
+  full = [row("full_xla", n, us) for n, us in ((8, 3.0), (16, 1.0), (32, 9.0))]
+  full += [row("full_torch", 32, 4.0)]
+  for own, expected in (((1, 2, 3), 32), ((1, 0.5, 3), 8), ((1, 2, 5), None)):
+    tca = [row("tca", n, us) for n, us in zip((8, 16, 32), own, strict=True)]
+    assert retrieval.crossover(full + tca, 1) == expected

@@ -88,6 +88,10 @@ def test_the_policy_may_have_its_own_query_and_keys(rng):
   np.testing.assert_allclose(out.log_prob, walk.log_prob, rtol=1e-5)
   expected = reference.walk(query, keys, values, root, walk.path).output
   np.testing.assert_allclose(out.output, expected, rtol=1e-5, atol=1e-5)
+  memory = retrieval.pack(tree, keys, values, other_keys)
+  reading = _read(query, memory, policy_query=other_query)
+  for name, field in reading.items():
+    np.testing.assert_allclose(field, out[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("b", [2, 3])

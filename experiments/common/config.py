@@ -227,8 +227,13 @@ def claim_workdir(config: Config, workdir: epath.Path) -> None:
 
 
 def write_json(path: epath.PathLike, content: typing.Any) -> None:
-  """Writes JSON so that a kill leaves the old file or the new one, never half."""
+  """Writes JSON as `replace_text` does."""
+  replace_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def replace_text(path: epath.PathLike, text: str) -> None:
+  """Writes a file so that a kill leaves the old one or the new one, never half."""
   path = pathlib.Path(path)
   part = path.with_name(path.name + _PART)
-  part.write_text(json.dumps(content, indent=2) + "\n")
+  part.write_text(text)
   part.replace(path)

@@ -8,6 +8,8 @@ import typing
 from etils import epath
 import tensorboardX
 
+from experiments.common import config
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -21,9 +23,7 @@ class MetricsWriter:
   def __init__(self, workdir: epath.PathLike, resume_step: int):
     path = pathlib.Path(workdir) / METRICS_FILE
     kept = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    part.replace(path)
+    config.replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     self.seconds = kept[-1]["seconds"] if kept else 0.0
     self._file = path.open("a")
     self._events = tensorboardX.SummaryWriter(

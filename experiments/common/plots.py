@@ -100,11 +100,14 @@ def plot_completions(completions: list[Completion], path: epath.PathLike) -> Non
   plt.close(figure)
 
 
-def plot_read_times(rows: list[dict], path: epath.PathLike) -> None:
+def plot_read_times(
+  rows: list[dict], crossovers: dict[int, int | None], path: epath.PathLike
+) -> None:
   """Draws time per query against context size, a panel for each number of queries.
 
   Args:
     rows: of benchmarks.retrieval.
+    crossovers: by number of queries, the tokens from which TCA is ahead, if it is.
     path: of the PNG.
   """
   counts = sorted({row["num_queries"] for row in rows})
@@ -129,6 +132,10 @@ def plot_read_times(rows: list[dict], path: epath.PathLike) -> None:
         )
     axes.set(title=f"{count:,} queries", xlabel="context tokens", ylabel="us per query")
     axes.set_yscale("log", base=10)
+    ahead = crossovers[count]
+    if ahead:
+      axes.axvline(ahead, color=_QUERY, linestyle=":")
+      axes.set_title(f"{count:,} queries: ahead from {ahead:,} tokens")
     axes.grid(alpha=0.3)
   grid[0][0].legend(fontsize="small")
   figure.savefig(path, dpi=110)

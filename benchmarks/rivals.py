@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import importlib.util
+import os
 import time
 import typing
 
@@ -73,6 +74,7 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
     )
   if importlib.util.find_spec("torch"):
     calls["full_torch"] = torch_call(queries, keys, values), {}
+    calls["full_torch_1_thread"] = torch_call(queries, keys, values, 1), {}
   return {
     name: (call, {"tokens_read": num_tokens, **row})
     for name, (call, row) in calls.items()
@@ -80,9 +82,15 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
 
 
 def torch_call(
-  queries: jax.Array, keys: jax.Array, values: jax.Array
+  queries: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  num_threads: int | None = None,
 ) -> Callable[[], None]:
-  """Full attention by PyTorch, of arrays laid out for it before."""
+  """Full attention by PyTorch, of arrays laid out for it before.
+
+  Few queries are often served fastest by one thread; None: as many as there are cores.
+  """
   import torch  # noqa: PLC0415
 
   def to_torch(x: jax.Array) -> torch.Tensor:
@@ -91,7 +99,11 @@ def torch_call(
 
   query, key, value = to_torch(queries), to_torch(keys), to_torch(values)
 
+  num_threads = num_threads or os.cpu_count() or 1
+
   def call() -> None:
+    if torch.get_num_threads() != num_threads:
+      torch.set_num_threads(num_threads)
     with torch.no_grad():
       torch.nn.functional.scaled_dot_product_attention(query, key, value)
 

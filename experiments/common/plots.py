@@ -15,6 +15,7 @@ import tca_jax
 
 _QUERY = "#d62728"
 _LEVELS = plt.get_cmap("viridis")
+_RIVALS = [f"C{i}" for i in range(10) if i != 3]  # C3 is the red of TCA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +127,17 @@ def plot_read_times(
           style,
           base=2,
           marker=".",
-          color=_QUERY if name == "tca" else f"C{i % 10}",
+          color=_QUERY if name == "tca" else _RIVALS[i % len(_RIVALS)],
           linewidth=2.5 if name == "tca" else 1,
           label=name,
         )
-    axes.set(title=f"{count:,} queries", xlabel="context tokens", ylabel="us per query")
+    queries = "1 query" if count == 1 else f"{count:,} queries"
+    axes.set(title=queries, xlabel="context tokens", ylabel="us per query")
     axes.set_yscale("log", base=10)
     ahead = crossovers[count]
     if ahead:
       axes.axvline(ahead, color=_QUERY, linestyle=":")
-      axes.set_title(f"{count:,} queries: ahead from {ahead:,} tokens")
+      axes.set_title(f"{queries}: TCA ahead from {ahead:,} tokens")
     axes.grid(alpha=0.3)
   grid[0][0].legend(fontsize="small")
   figure.savefig(path, dpi=110)

@@ -2,7 +2,7 @@
 
   python -m experiments.demo        (or: make demo)
 
-About 6 minutes on 2 CPU cores. Trains TCA, Transformer + Cross Attention and
+A few minutes on 2 CPU cores. Trains TCA, Transformer + Cross Attention and
 Perceiver IO on the copy task, evaluates each from its restored checkpoint, and
 completes held-out real digits with the checkpoints in checkpoints/. All it
 makes is under runs/demo; a second run finds its training done.

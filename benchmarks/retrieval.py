@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
+from benchmarks import ratios
 from benchmarks import rivals
 from experiments.common import measure
 from experiments.common import plots
@@ -100,41 +101,14 @@ def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
   ]
 
 
-def fastest_full(rows: list[common.Row]) -> dict[int, float]:
-  """By number of tokens, the microseconds of the fastest full attention."""
-  fastest: dict[int, float] = {}
-  for row in rows:
-    if row["system"].startswith("full"):
-      n = row["num_tokens"]
-      fastest[n] = min(row["us_per_query"], fastest.get(n, np.inf))
-  return fastest
-
-
-def crossover(rows: list[common.Row], num_queries: int) -> int | None:
-  """The fewest tokens from which on TCA is ahead of every full attention."""
-  rows = [row for row in rows if row["num_queries"] == num_queries]
-  tca = times(rows, "tca")
-  ahead = None
-  for n, full in sorted(fastest_full(rows).items(), reverse=True):
-    if tca[n] >= full:
-      break
-    ahead = n
-  return ahead
-
-
-def times(rows: list[common.Row], system: str) -> dict[int, float]:
-  """By number of tokens, the microseconds per query of a system."""
-  return {r["num_tokens"]: r["us_per_query"] for r in rows if r["system"] == system}
-
-
 def summarise(rows: list[common.Row]) -> str:
   """Tables of times and of ratios."""
   texts = []
   for m in sorted({row["num_queries"] for row in rows}):
     own = [row for row in rows if row["num_queries"] == m]
     names = list(dict.fromkeys(row["system"] for row in own))
-    columns = {name: times(own, name) for name in names}
-    tca, full = columns["tca"], fastest_full(own)
+    columns = {name: ratios.times(own, name) for name in names}
+    tca, full = columns["tca"], ratios.fastest_full(own)
     floor = columns["gather_floor"]
     lines: list[tuple[str, ...]] = []
     for n in tca:
@@ -144,7 +118,7 @@ def summarise(rows: list[common.Row]) -> str:
       ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
       lines.append((f"{n:,}", *cells, ratio, f"{tca[n] / floor[n]:.2f}x"))
     header = ("tokens", *names, "full / tca", "tca / floor")
-    ahead = crossover(own, m)
+    ahead = ratios.crossover(own, m)
     found = f"TCA is ahead from {ahead:,} tokens" if ahead else "TCA is not ahead"
     grows = ""
     if {2**10, 2**20} <= set(tca):
@@ -166,7 +140,7 @@ def main(argv: list[str]) -> None:
       rows += run(num_tokens, num_queries, shape)
       print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
   out = common.write("retrieval", rows, summarise(rows))
-  crossovers = {m: crossover(rows, m) for m in _NUM_QUERIES()}
+  crossovers = {m: ratios.crossover(rows, m) for m in _NUM_QUERIES()}
   plots.plot_read_times(rows, crossovers, out / "retrieval.png")
 
 

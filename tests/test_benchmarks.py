@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import ratios
 from experiments.common import measure
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -81,8 +82,6 @@ def test_interleaved_times_and_budget():
 
 
 def test_crossover_is_where_tca_gets_ahead_for_good():
-  from benchmarks import retrieval
-
   def row(system, n, us):
     return dict(system=system, num_tokens=n, num_queries=1, us_per_query=us)
 
@@ -90,4 +89,4 @@ def test_crossover_is_where_tca_gets_ahead_for_good():
   full += [row("full_torch", 32, 4.0)]
   for own, expected in (((1, 2, 3), 32), ((1, 0.5, 3), 8), ((1, 2, 5), None)):
     tca = [row("tca", n, us) for n, us in zip((8, 16, 32), own, strict=True)]
-    assert retrieval.crossover(full + tca, 1) == expected
+    assert ratios.crossover(full + tca, 1) == expected

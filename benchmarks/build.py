@@ -9,24 +9,23 @@ many queries the whole build has paid for itself against full attention.
 """
 
 import importlib.util
-import typing
 
 from absl import app
 from absl import flags
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
 from benchmarks import rivals
+from benchmarks.ratios import Row
 from experiments.common import measure
 import tca_jax
-from tca_jax import retrieval
 from tca_jax import tree as tree_lib
 
 _NUM_TOKENS = common.define_ints("num_tokens", [2**10, 2**14, 2**17, 2**20], "N")
 _NUM_QUERIES = common.define_ints("num_queries", [256], "M, of the break-even")
+_SHAPE = common.define_shape()
 _MAX_PAIRS = flags.DEFINE_integer(
   "max_full_pairs", 2**28, "Full attention to more query-token pairs is left out."
 )
@@ -38,7 +37,8 @@ def matrix_products(
   """The shapes of all matrix products of aggregating and caching a context."""
   aggregator = jax.tree.leaves(params["params"]["aggregator"])
   kernels = [x.shape for x in aggregator if x.ndim == 2]
-  rows = [branch_factor**l for l in range(1, tree_lib.tree_depth(num_tokens) + 1)]
+  depth = tree_lib.tree_depth(num_tokens, branch_factor)
+  rows = [branch_factor**l for l in range(1, depth + 1)]
   products = [((n, kernel[0]), kernel) for n in rows for kernel in kernels]
   return products + 2 * [((sum(rows), width), (width, width))]
 
@@ -47,14 +47,14 @@ def products_alone(shapes: list) -> tuple:
   """A function of arrays that multiplies matrices of these shapes, and the arrays.
 
   Products of one kernel's shape are made over the levels' rows together, in chunks
-  as the aggregator makes them.
+  as the aggregator makes them, the last one filled up.
   """
   rows: dict[tuple[int, int], int] = {}
   for (n, _), kernel in shapes:
     rows[kernel] = rows.get(kernel, 0) + n
   chunk = 2 * tree_lib.CHUNK
   inputs = [
-    (jnp.ones((max(n // chunk, 1), min(n, chunk), kernel[0])), jnp.ones(kernel))
+    (jnp.ones((-(-n // chunk), min(n, chunk), kernel[0])), jnp.ones(kernel))
     for kernel, n in rows.items()
   ]
 
@@ -68,9 +68,9 @@ def products_alone(shapes: list) -> tuple:
   return multiply, inputs
 
 
-def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
+def run(num_tokens: int, num_queries: int, shape: common.Shape) -> list[Row]:
   """The rows of one size of context."""
-  width, num_heads, b, dtype = shape
+  width, _, b, dtype = shape
   generator = common.rng()
   points = generator.random((num_tokens, 2), np.float32)
   coords = jnp.asarray(points)
@@ -93,43 +93,26 @@ def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
     add("order_jaxkd", lambda x: jaxkd.build_tree(x).indices, coords)
 
   # --- Aggregation and caching.
-  layer = tca_jax.TreeCrossAttention(
-    width=width, num_heads=num_heads, branch_factor=b, dtype=jnp.dtype(dtype)
-  )
-  small = tokens[:, : min(num_tokens, 2 * b)]
-  params = jax.jit(layer.init)(
-    jax.random.key(0), small, small, coords[None, : small.shape[1]]
-  )
+  index, params = common.indexer(shape)
   tree = jax.tree.map(lambda x: x[None], tca_jax.build_tree(coords, branch_factor=b))
-
-  def index(params, tokens, coords, tree):
-    memory: typing.Any = layer.apply(params, tokens, coords, tree=tree, method="index")
-    return memory.keys, memory.values
-
   add("aggregate_and_cache", index, params, tokens, coords[None], tree)
-  multiply, inputs = products_alone(matrix_products(params, num_tokens, width, b))
+  products = matrix_products(params, num_tokens, width, b)
+  multiply, inputs = products_alone(products)
   add("matrix_products", multiply, inputs)
   nodes = 2 * sum(b**l for l in range(1, tree.depth + 1)) * width
   details["aggregate_and_cache"] |= {
     "node_bytes": nodes * jnp.dtype(dtype).itemsize,
-    "flops": sum(
-      2 * n * k * m for (n, k), (_, m) in matrix_products(params, num_tokens, width, b)
-    ),
+    "flops": sum(2 * n * k * m for (n, k), (_, m) in products),
   }
   seconds = measure.interleaved(calls, common.REPEATS.value)
 
   # --- Break-even.
   if num_queries * num_tokens <= _MAX_PAIRS.value:
-    memory = common.random_memory(num_tokens, *shape)
-    queries = jnp.ones((num_queries, num_heads, width // num_heads), dtype)
-    read = jax.vmap(retrieval.read, in_axes=(0, None))
-    systems = {}
-    systems["read"], _ = common.compiled(
-      lambda q, memory: read(q, memory).output, queries, memory
-    )
-    systems |= {
-      name: call for name, (call, _) in rivals.full_systems(queries, memory).items()
-    }
+    memory = common.random_memory(num_tokens, shape)
+    queries = common.random_queries(num_queries, memory)
+    full = rivals.full_systems(queries, memory)
+    systems = {name: call for name, (call, _) in full.items()}
+    systems["read"], _ = common.compiled(common.read, queries, memory)
     reads = measure.interleaved(systems, common.REPEATS.value)
     own = reads.pop("read")
     build = seconds["order_host"] + seconds["aggregate_and_cache"]
@@ -150,9 +133,9 @@ def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
   ]
 
 
-def summarise(rows: list[common.Row]) -> str:
+def summarise(rows: list[Row]) -> str:
   """A table of times and ratios."""
-  by_size: dict[int, dict[str, common.Row]] = {}
+  by_size: dict[int, dict[str, Row]] = {}
   for row in rows:
     by_size.setdefault(row["num_tokens"], {})[row["system"]] = row
   names = list(dict.fromkeys(row["system"] for row in rows))
@@ -184,16 +167,12 @@ def summarise(rows: list[common.Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all sizes, writes build.json and .txt."""
   del argv
-  logging.set_verbosity(logging.WARNING)
-  values = flags.FLAGS
-  shape = (values.width, values.num_heads, values.branch_factor, values.dtype)
   rows = []
   for num_tokens in _NUM_TOKENS():
-    rows += run(num_tokens, _NUM_QUERIES()[0], shape)
+    rows += run(num_tokens, _NUM_QUERIES()[0], _SHAPE())
     print(f"{num_tokens:,} tokens", flush=True)
   common.write("build", rows, summarise(rows))
 
 
 if __name__ == "__main__":
-  common.define_shape()
   app.run(main)

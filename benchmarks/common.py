@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.ratios import Row
 from experiments.common import config
 from experiments.common import measure
 import tca_jax
+from tca_jax import retrieval
 
-Row = dict[str, typing.Any]
+Shape = tuple[int, int, int, str]  # D, H, b, dtype
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of the data.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", "runs/benchmarks", "Where the results go.")
@@ -33,12 +35,15 @@ def define_ints(name: str, default: list[int], text: str) -> Callable[[], list[i
   return lambda: [int(x) for x in holder.value]
 
 
-def define_shape() -> None:
-  """The flags --width, --num_heads, --branch_factor and --dtype."""
-  flags.DEFINE_integer("width", 64, "D.", lower_bound=1)
-  flags.DEFINE_integer("num_heads", 4, "H, which divides D.", lower_bound=1)
-  flags.DEFINE_integer("branch_factor", 2, "b.", lower_bound=2)
-  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the memories.")
+def define_shape() -> Callable[[], Shape]:
+  """The flags --width, --num_heads, --branch_factor, --dtype, and how to read them."""
+  holders = (
+    flags.DEFINE_integer("width", 64, "D.", lower_bound=1),
+    flags.DEFINE_integer("num_heads", 4, "H, which divides D.", lower_bound=1),
+    flags.DEFINE_integer("branch_factor", 2, "b.", lower_bound=2),
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the memories."),
+  )
+  return lambda: typing.cast(Shape, tuple(holder.value for holder in holders))
 
 
 def rng() -> np.random.Generator:
@@ -46,10 +51,9 @@ def rng() -> np.random.Generator:
   return np.random.default_rng(_SEED.value)
 
 
-def random_memory(
-  num_tokens: int, width: int, num_heads: int, branch_factor: int, dtype: str
-) -> tca_jax.TreeMemory:
+def random_memory(num_tokens: int, shape: Shape) -> tca_jax.TreeMemory:
   """The memory of a tree over tokens in given order, with random keys and values."""
+  width, num_heads, branch_factor, dtype = shape
   tree = tca_jax.build_tree(
     jnp.zeros((num_tokens, 1)), branch_factor=branch_factor, order="given"
   )
@@ -68,10 +72,47 @@ def random_memory(
   )
 
 
+def random_queries(num_queries: int, memory: tca_jax.TreeMemory) -> jax.Array:
+  """`[M, H, Dh]`, so that walks part ways."""
+  shape = (num_queries, *memory.values.shape[1:])
+  return jnp.asarray(rng().standard_normal(shape), memory.values.dtype)
+
+
+def leaves(memory: tca_jax.TreeMemory) -> jax.Array:
+  """`[L, H, Dh]`, the values of a memory's leaves."""
+  return memory.values[retrieval.level_slots(memory.tree, memory.tree.depth)]
+
+
+def read(queries: jax.Array, memory: tca_jax.TreeMemory) -> jax.Array:
+  """`[M, H, Dh]`, what queries read from one memory."""
+  return jax.vmap(retrieval.read, in_axes=(0, None))(queries, memory).output
+
+
+def indexer(
+  shape: Shape,
+) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], typing.Any]:
+  """`(params, tokens [1, N, D], coords, tree) -> (keys, values)`, and the params."""
+  width, num_heads, branch_factor, dtype = shape
+  layer = tca_jax.TreeCrossAttention(
+    width=width,
+    num_heads=num_heads,
+    branch_factor=branch_factor,
+    dtype=jnp.dtype(dtype),
+  )
+  tokens, coords = jnp.ones((1, branch_factor, width)), jnp.ones((1, branch_factor, 1))
+  params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
+
+  def index(params, tokens, coords, tree):
+    memory: typing.Any = layer.apply(params, tokens, coords, tree=tree, method="index")
+    return memory.keys, memory.values
+
+  return index, params
+
+
 def compiled(
   function: Callable[..., typing.Any], *arguments: typing.Any
 ) -> tuple[Callable[[], typing.Any], Row]:
-  """A call to a jitted function, made once; its compile seconds and its bytes.
+  """A call to a jitted function; its compile seconds and its bytes.
 
   The bytes are those of the arguments, the results and the temporary arrays. The
   arguments are flattened once, before: a server's loop would do so too.
@@ -81,7 +122,6 @@ def compiled(
   started = time.perf_counter()
   memory = jitted.lower(*flat).compile().memory_analysis()
   seconds = time.perf_counter() - started
-  jax.block_until_ready(jitted(*flat))
   sizes = (
     {}
     if memory is None

@@ -13,7 +13,6 @@ import importlib.util
 
 from absl import app
 from absl import flags
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +20,15 @@ import numpy as np
 from benchmarks import common
 from benchmarks import ratios
 from benchmarks import rivals
+from benchmarks.ratios import Row
 from experiments.common import measure
 from experiments.common import plots
 import tca_jax
 from tca_jax import attention
-from tca_jax import retrieval
 
 _NUM_TOKENS = common.define_ints("num_tokens", [2**i for i in range(7, 21)], "N")
 _NUM_QUERIES = common.define_ints("num_queries", [1, 256, 4096], "M")
+_SHAPE = common.define_shape()
 _MAX_PAIRS = flags.DEFINE_integer(
   "max_pairs", 2**28, "Full attention to more query-token pairs is left out."
 )
@@ -49,8 +49,7 @@ def sparse_systems(
     call, row = common.compiled(function, *arguments)
     systems[name] = call, {"tokens_read": tokens_read, **row}
 
-  read = jax.vmap(retrieval.read, in_axes=(0, None))
-  add("tca", slots, lambda q, memory: read(q, memory).output, queries, memory)
+  add("tca", slots, common.read, queries, memory)
 
   rows = jnp.concatenate(
     [
@@ -69,19 +68,15 @@ def sparse_systems(
   add("gather_floor", slots, take, rows, visited)
 
   latent = lambda q, k, v: attention.cross_attention(q, k, v).output  # noqa: E731
-  leaves = memory.values[retrieval.level_slots(tree, tree.depth)]
-  add("perceiver", slots, latent, queries, leaves[:slots], leaves[:slots])
+  latents = common.leaves(memory)[:slots]
+  add("perceiver", slots, latent, queries, latents, latents)
   return systems
 
 
-def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
+def run(num_tokens: int, num_queries: int, shape: common.Shape) -> list[Row]:
   """The rows of one size of context and one number of queries."""
-  width, num_heads = shape[:2]
-  memory = common.random_memory(num_tokens, *shape)
-  queries = jnp.asarray(
-    common.rng().standard_normal((num_queries, num_heads, width // num_heads)),
-    memory.keys.dtype,
-  )
+  memory = common.random_memory(num_tokens, shape)
+  queries = common.random_queries(num_queries, memory)
   systems = sparse_systems(queries, memory)
   if num_queries * num_tokens <= _MAX_PAIRS.value:
     systems |= rivals.full_systems(queries, memory)
@@ -101,7 +96,7 @@ def run(num_tokens: int, num_queries: int, shape: tuple) -> list[common.Row]:
   ]
 
 
-def summarise(rows: list[common.Row]) -> str:
+def summarise(rows: list[Row]) -> str:
   """Tables of times and of ratios."""
   texts = []
   for m in sorted({row["num_queries"] for row in rows}):
@@ -131,13 +126,10 @@ def summarise(rows: list[common.Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all sizes, writes retrieval.json, .txt and .png."""
   del argv
-  logging.set_verbosity(logging.WARNING)
-  values = flags.FLAGS
-  shape = (values.width, values.num_heads, values.branch_factor, values.dtype)
   rows = []
   for num_tokens in _NUM_TOKENS():
     for num_queries in _NUM_QUERIES():
-      rows += run(num_tokens, num_queries, shape)
+      rows += run(num_tokens, num_queries, _SHAPE())
       print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
   out = common.write("retrieval", rows, summarise(rows))
   crossovers = {m: ratios.crossover(rows, m) for m in _NUM_QUERIES()}
@@ -145,5 +137,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  common.define_shape()
   app.run(main)

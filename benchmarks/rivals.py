@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
+from benchmarks.ratios import Row
 import tca_jax
 from tca_jax import attention
-from tca_jax import retrieval
 
 _CHUNK = 8192
 _MAX_WHOLE = 2**24  # query-token pairs whose logits are held at once
 
 # A system's call, and what its row holds beside the time.
-System = tuple[Callable[[], typing.Any], common.Row]
+System = tuple[Callable[[], typing.Any], Row]
 
 
 def full_xla(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
   """Full attention by every route there is; any tokens will do as keys."""
   num_heads, head = queries.shape[1:]
   num_tokens = memory.tree.num_leaves
-  values = memory.values[retrieval.level_slots(memory.tree, memory.tree.depth)]
+  values = common.leaves(memory)
   keys, chunk = values[::-1], min(_CHUNK, num_tokens)
   keys_by_chunk = keys.reshape(-1, chunk, num_heads, head)
   values_by_chunk = values.reshape(-1, chunk, num_heads, head)
@@ -98,7 +98,6 @@ def torch_call(
     return torch.from_numpy(heads_first).to(getattr(torch, x.dtype.name))
 
   query, key, value = to_torch(queries), to_torch(keys), to_torch(values)
-
   num_threads = num_threads or os.cpu_count() or 1
 
   def call() -> None:
@@ -107,7 +106,6 @@ def torch_call(
     with torch.no_grad():
       torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
-  call()
   return call
 
 
@@ -116,7 +114,7 @@ def faiss_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, S
   import faiss  # noqa: PLC0415
 
   tree, systems = memory.tree, {}
-  leaves = memory.values[retrieval.level_slots(tree, tree.depth)]
+  leaves = common.leaves(memory)
   keys = leaves[::-1]
   count = min(tca_jax.num_read_slots(tree.num_leaves, tree.branch_factor), len(keys))
   vectors = np.array(keys.reshape(len(keys), -1), np.float32)
@@ -146,6 +144,5 @@ def faiss_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, S
       found = index.search(wanted, count)[1].astype(np.int32)
       return attend(queries, keys, leaves, found)
 
-    jax.block_until_ready(call())
     systems[name] = call, {"tokens_read": count, "build_seconds": seconds}
   return systems

@@ -6,14 +6,13 @@ Varies one of them at a time around D 64, H 4, b 2, float32.
 """
 
 from absl import app
-from absl import logging
 import jax
 import jax.numpy as jnp
 
 from benchmarks import common
+from benchmarks.ratios import Row
 from experiments.common import measure
 import tca_jax
-from tca_jax import retrieval
 
 _NUM_TOKENS = common.define_ints("num_tokens", [2**14], "N")
 _NUM_QUERIES = common.define_ints("num_queries", [1, 256], "M")
@@ -22,7 +21,7 @@ _HEADS = common.define_ints("heads", [1, 2, 4, 8], "H")
 _BRANCH_FACTORS = common.define_ints("branch_factors", [2, 4, 8], "b")
 
 
-def shapes() -> list[tuple[int, int, int, str]]:
+def shapes() -> list[common.Shape]:
   """(D, H, b, dtype), the usual one first."""
   usual = (64, 4, 2, "float32")
   found = [usual]
@@ -33,23 +32,16 @@ def shapes() -> list[tuple[int, int, int, str]]:
   return list(dict.fromkeys(found))
 
 
-def run(num_tokens: int) -> list[common.Row]:
+def run(num_tokens: int) -> list[Row]:
   """The rows of one size of context."""
   calls, rows = {}, []
   for shape in shapes():
     width, num_heads, b, dtype = shape
-    memory = common.random_memory(num_tokens, *shape)
-    layer = tca_jax.TreeCrossAttention(
-      width=width, num_heads=num_heads, branch_factor=b, dtype=jnp.dtype(dtype)
-    )
+    memory = common.random_memory(num_tokens, shape)
+    index, params = common.indexer(shape)
     tokens = jnp.ones((1, num_tokens, width), dtype)
     coords = jnp.ones((1, num_tokens, 1))
-    small = tokens[:, : 2 * b]
-    params = jax.jit(layer.init)(jax.random.key(0), small, small, coords[:, : 2 * b])
     tree = jax.tree.map(lambda x: x[None], memory.tree)
-
-    def index(params, tokens, coords, tree, layer=layer):
-      return layer.apply(params, tokens, coords, tree=tree, method="index")
 
     details = {
       "num_tokens": num_tokens,
@@ -61,11 +53,8 @@ def run(num_tokens: int) -> list[common.Row]:
     calls[len(rows)], _ = common.compiled(index, params, tokens, coords, tree)
     rows.append({"system": "index", **details})
     for num_queries in _NUM_QUERIES():
-      queries = jnp.ones((num_queries, num_heads, width // num_heads), dtype)
-      read = jax.vmap(retrieval.read, in_axes=(0, None))
-      calls[len(rows)], _ = common.compiled(
-        lambda q, memory, read=read: read(q, memory).output, queries, memory
-      )
+      queries = common.random_queries(num_queries, memory)
+      calls[len(rows)], _ = common.compiled(common.read, queries, memory)
       slots = tca_jax.num_read_slots(num_tokens, b)
       rows.append(
         {"system": "tca", **details, "num_queries": num_queries, "tokens_read": slots}
@@ -80,7 +69,7 @@ def run(num_tokens: int) -> list[common.Row]:
   return rows
 
 
-def summarise(rows: list[common.Row]) -> str:
+def summarise(rows: list[Row]) -> str:
   """A line for each shape."""
   keys = ("num_tokens", "width", "num_heads", "branch_factor", "dtype")
   lines: dict[tuple, list[str]] = {}
@@ -95,7 +84,6 @@ def summarise(rows: list[common.Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all shapes, writes sweep.json and .txt."""
   del argv
-  logging.set_verbosity(logging.WARNING)
   rows = [row for n in _NUM_TOKENS() for row in run(n)]
   common.write("sweep", rows, summarise(rows))
 

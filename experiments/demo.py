@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     "image": image,
     "figures": [str(figure)],
     "seconds": time.monotonic() - started,
-    "seed": 0,
+    "seed": copy_task.CopyConfig().seed,
     **measure.provenance(),
   }
   config_lib.write_json(out / "summary.json", summary)
@@ -180,7 +180,6 @@ def reader(
   index, predict = jitted(task)
   read = jax.jit(lambda *inputs: predict(*inputs).output)
   memory = index(params, coords, values)
-  jax.block_until_ready(read(params, memory, query_coords))
   num_queries = query_coords.shape[1]
   return lambda: read(params, memory, query_coords), num_queries
 

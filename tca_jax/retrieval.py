@@ -29,7 +29,7 @@ class TreeMemory:
   Nodes stand level by level, the root left out, as no query reads it: slot s of
   R * b holds child s % b of the inner node s // b, inner nodes counted level by
   level from the root. A tree whose root is its only leaf keeps it in slot 0.
-  `pack` makes a memory from levels, `level` finds a level in it. A batch has
+  `pack` makes a memory from levels, `level_slots` finds a level in it. A batch has
   leading axes on every array.
 
   Attributes:
@@ -382,11 +382,11 @@ def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax
 
 def _read_logits(logits: jax.Array, walk: _Walk) -> jax.Array:
   """`[|S|, H]`, of the nodes read, from the logits `[depth, H, b]` at those visited."""
+  if not len(logits):
+    return walk.read_logits  # of the root alone
   logits = jnp.where(walk.valid[:, None], logits, attention.MASKED)
   siblings = jnp.swapaxes(_siblings(logits, walk.path[:, None, None]), 1, 2)
   siblings = siblings.reshape(-1, logits.shape[1])
-  if not len(logits):
-    return walk.read_logits  # of the root alone
   taken = jnp.arange(logits.shape[2]) == walk.path[-1]
   leaf = jnp.sum(jnp.where(taken, logits[-1], 0), axis=1)
   return jnp.concatenate([siblings, leaf[None]])

@@ -23,7 +23,8 @@ def interleaved(
   not timed finds caches and memory as a loop over this function alone would.
 
   Args:
-    functions: by name; what they return is waited for. Compiled before.
+    functions: by name; what they return is waited for. What is not compiled yet is
+      so by the first call, which is not timed.
     repeats: rounds.
     budget: seconds after which a function sits out, once it ran twice.
 

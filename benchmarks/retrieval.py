@@ -21,6 +21,7 @@ from benchmarks import common
 from benchmarks import ratios
 from benchmarks import rivals
 from benchmarks.ratios import Row
+from experiments.common import launch
 from experiments.common import measure
 from experiments.common import plots
 import tca_jax
@@ -126,6 +127,7 @@ def summarise(rows: list[Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all sizes, writes retrieval.json, .txt and .png."""
   del argv
+  launch.quiet_libraries()
   rows = []
   for num_tokens in _NUM_TOKENS():
     for num_queries in _NUM_QUERIES():

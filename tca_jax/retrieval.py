@@ -234,7 +234,7 @@ def attend(
     _read_logits(logits, walk), nodes["mask"][:, None], axis=0
   )
   values = _rows(memory.values, walk.slots).astype(jnp.float32)
-  output = jnp.einsum("nh,nhd->hd", weights, values)
+  output = jnp.sum(weights[..., None] * values, axis=0)
   return TreeAttentionOutput(
     output=output.astype(memory.values.dtype),
     **nodes,

@@ -32,7 +32,7 @@ def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, float]:
     "log_likelihood"; "accuracy" of a classification; for TCA the same with
     "full_" before it, read from all leaves with the same weights;
     "tokens_fraction", the mean share of a context's valid tokens that a query
-    reads; "num_examples".
+    reads; "ceiling_log_likelihood" where batches have a ceiling; "num_examples".
   """
   _, sharded = train.shardings(task.config.batch_size, all_devices=False)
   eval_step = jax.jit(_make_eval_step(task))
@@ -67,6 +67,8 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
     if task.config.model == "tca":
       full = task.model.apply(params, memory, batch.query_coords, method="read_leaves")
       results |= scores("full_", full.output)
+    if batch.ceiling is not None:
+      results["ceiling_log_likelihood"] = batch.ceiling
     sums = {
       name: jnp.sum(objectives.masked_mean(x, where, axis=1))
       for name, x in results.items()

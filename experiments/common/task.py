@@ -26,6 +26,8 @@ class Batch:
     query_coords: `[B, M, C]`.
     targets: `[B, M]` int32 labels, or `[B, M, E]` float32 values.
     query_mask: `[B, M]` bool, True at valid queries.
+    ceiling: `[B, M]`, if what drew the targets is known: their log-likelihood under
+      the best prediction that a context allows.
   """
 
   coords: jax.Array
@@ -34,6 +36,7 @@ class Batch:
   query_coords: jax.Array
   targets: jax.Array
   query_mask: jax.Array
+  ceiling: jax.Array | None = None
 
 
 class Task(abc.ABC, typing.Generic[ConfigType]):

@@ -50,8 +50,11 @@ def test_sizes_are_as_published(one_size):
 
 def test_points_are_sorted_uniform_and_apart():
   batch, process = _draw(2000)
-  for x, mask in ((batch.coords, batch.mask), (batch.query_coords, batch.query_mask)):
-    x, mask = np.asarray(x[..., 0]), np.asarray(mask)
+  for coords, valid in (
+    (batch.coords, batch.mask),
+    (batch.query_coords, batch.query_mask),
+  ):
+    x, mask = np.asarray(coords[..., 0]), np.asarray(valid)
     assert np.all(np.diff(x)[mask[:, 1:]] >= 0)
     drawn = x[mask]
     assert -2 <= drawn.min() < -1.99 and 1.99 < drawn.max() < 2

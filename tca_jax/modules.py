@@ -13,6 +13,7 @@ activations are computed in (softmax and layer norm statistics stay float32).
 """
 
 from collections.abc import Sequence
+import functools
 import typing
 
 import chex
@@ -392,6 +393,8 @@ class TreeCrossAttention(_ReadOut):
       and key, as published.
     tree_gradient: whether gradients flow down through the inner nodes. The
       paper stops them at the input of every aggregation.
+    num_paths: how many paths are followed where `train` is False, see
+      `retrieval.read`.
   """
 
   branch_factor: int = 2
@@ -400,6 +403,7 @@ class TreeCrossAttention(_ReadOut):
   order_seed: int = 0
   share_policy: bool = True
   tree_gradient: bool = True
+  num_paths: int = 1
 
   def setup(self) -> None:
     super().setup()
@@ -490,7 +494,8 @@ class TreeCrossAttention(_ReadOut):
     if not self.share_policy:
       policy_query = self._heads(self.policy_query, self.query_norm(queries))
     if not train:
-      read = jax.vmap(_read_one, in_axes=(0, None, 0))
+      read_one = functools.partial(_read_one, num_paths=self.num_paths)
+      read = jax.vmap(read_one, in_axes=(0, None, 0))
       out = jax.vmap(read)(projected, memory, policy_query)
       return Reading(
         output=self._finish(queries, out.output, train),
@@ -517,8 +522,8 @@ class TreeCrossAttention(_ReadOut):
     return self._read_flat(_leaves(memory), queries, train=False)
 
 
-def _read_one(query, memory, policy_query) -> retrieval.TreeReading:
-  return retrieval.read(query, memory, policy_query=policy_query)
+def _read_one(query, memory, policy_query, num_paths) -> retrieval.TreeReading:
+  return retrieval.read(query, memory, policy_query=policy_query, num_paths=num_paths)
 
 
 def _attend_one(query, memory, policy_query, rng) -> retrieval.TreeAttentionOutput:

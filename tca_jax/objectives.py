@@ -140,7 +140,7 @@ def reinforce_loss(
 
 
 def routing_targets(mass: tuple[jax.Array, ...], path: jax.Array) -> jax.Array:
-  """The leaf attention's share of each child, at the nodes one query visited.
+  """The leaf attention's mass under each child, at the nodes one query visited.
 
   Args:
     mass: depth + 1 levels of `[b**l]`, the head-averaged leaf attention summed
@@ -148,18 +148,15 @@ def routing_targets(mass: tuple[jax.Array, ...], path: jax.Array) -> jax.Array:
     path: `[depth]` int32, the children taken.
 
   Returns:
-    `[depth, b]` without gradient, rows summing to 1, or to 0 where the node
-    visited has no mass.
+    `[depth, b]` without gradient, rows summing to the mass of the node visited.
   """
   b = mass[1].shape[-1] if len(mass) > 1 else 1
-  node, shares = jnp.int32(0), []
+  node, found = jnp.int32(0), []
   for level, choice in zip(mass[1:], path, strict=True):
-    children = level.reshape(-1, b)[node]
-    total = jnp.sum(children)
-    shares.append(jnp.where(total > 0, children / jnp.where(total > 0, total, 1), 0))
+    found.append(level.reshape(-1, b)[node])
     node = node * b + choice
-  shares = jnp.array(shares, jnp.float32).reshape(len(shares), b)
-  return jax.lax.stop_gradient(shares)
+  found = jnp.array(found, jnp.float32).reshape(len(found), b)
+  return jax.lax.stop_gradient(found)
 
 
 def routing_loss(
@@ -168,7 +165,13 @@ def routing_loss(
   counted: jax.Array,
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Cross-entropy of the policy to the leaf attention's share of each child.
+  """Cross-entropy of the policy to the leaf attention, at the nodes visited.
+
+  The attention's distribution over the leaves and the policy's, the product of
+  its choices on the way there, have a cross-entropy that is a sum over all inner
+  nodes: of the attention's mass there, times the cross-entropy of the policy to
+  its shares of the children. These are the terms of the nodes visited. The mass is
+  what matters: below a wrong turn the shares are noise, and count for nothing.
 
   Args:
     log_policy: `[..., depth, b]`, log pi at the nodes visited.

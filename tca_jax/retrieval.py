@@ -247,18 +247,33 @@ def attend(
 
 
 def read(
-  query: jax.Array, memory: TreeMemory, *, policy_query: jax.Array | None = None
+  query: jax.Array,
+  memory: TreeMemory,
+  *,
+  policy_query: jax.Array | None = None,
+  num_paths: int = 1,
 ) -> TreeReading:
   """The greedy `attend`, for evaluation: faster, and not to be differentiated.
+
+  With several paths, those are followed at once whose policy is the most probable
+  in all, level by level (a beam search), and the children that none of them takes
+  are read: still every token once, by more and smaller nodes the more paths there
+  are. One path is Tree Cross Attention, as many as there are leaves are full
+  attention. The field `path` is then that of the most probable one.
 
   Args:
     query: `[H, Dh]`.
     memory: of one context.
     policy_query: `[H', Dp]`, if the policy has a query of its own.
+    num_paths: how many paths are followed; |S| is `num_read_slots`.
 
   Raises:
-    ValueError: if a query does not fit the memory.
+    ValueError: if a query does not fit the memory, or num_paths is below 1.
   """
+  if num_paths < 1:
+    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
+  if num_paths > 1:
+    return _read_paths(query, memory, policy_query, num_paths)
   shares_policy = policy_query is None and memory.policy_keys is None
   policy_query, policy_keys = _policy(query, memory, policy_query)
   walk = _walk(policy_query, policy_keys, memory.tree)
@@ -285,6 +300,71 @@ def read(
     output=output.astype(memory.values.dtype),
     **_nodes_read(walk, memory.tree),
     path=walk.path,
+  )
+
+
+def _read_paths(
+  query: jax.Array,
+  memory: TreeMemory,
+  policy_query: jax.Array | None,
+  num_paths: int,
+) -> TreeReading:
+  """`read` along several paths; for one, the same by another way."""
+  shares_policy = policy_query is None and memory.policy_keys is None
+  policy_query, policy_keys = _policy(query, memory, policy_query)
+  tree = memory.tree
+  b, depth, num_valid = tree.branch_factor, tree.depth, tree.num_valid
+  children = jnp.arange(b, dtype=jnp.int32)
+  # Of the paths: the node reached, the first token dealt to it (see `_walk`), and the
+  # policy's log-probability.
+  node = dealt = jnp.zeros(1, jnp.int32)
+  score = jnp.zeros(1)
+  logits = jnp.zeros((1, query.shape[0]))
+  slots, read_logits, masks, levels = [], [], [], []
+
+  def add(level, node, dealt, logits):
+    """Reads nodes of a level."""
+    slots.append(jnp.maximum(node - 1, 0))
+    read_logits.append(logits)
+    masks.append(dealt < num_valid)
+    levels.extend([level] * len(node))
+
+  for level in range(1, depth + 1):
+    child_dealt = (dealt[:, None] + b ** (level - 1) * children).ravel()
+    valid = (child_dealt < num_valid).reshape(-1, b)
+    policy_logits = _logits(policy_query, _rows(policy_keys, node))
+    log_heads = attention.masked_log_softmax(policy_logits, valid[:, None])
+    child_score = jnp.where(
+      valid, score[:, None] + _log_mean_exp(log_heads, valid), attention.MASKED
+    ).ravel()
+    logits = policy_logits
+    if not shares_policy:
+      logits = _logits(query, _rows(memory.keys, node))
+    logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
+    child = (node[:, None] * b + 1 + children).ravel()
+    order = jnp.argsort(-child_score, stable=True)
+    kept = jnp.sort(order[: min(num_paths, len(order))])
+    left = jnp.sort(order[len(kept) :])
+    add(level, child[left], child_dealt[left], logits[left])
+    node, dealt, score = child[kept], child_dealt[kept], child_score[kept]
+    logits = logits[kept]
+  add(depth, node, dealt, logits)
+
+  slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
+  weights = attention.masked_softmax(
+    jnp.concatenate(read_logits), mask[:, None], axis=0
+  )
+  values = _rows(memory.values, slot).astype(jnp.float32)
+  output = jnp.sum(weights[..., None] * values, axis=0)
+  starts = [level_slots(tree, level).start for level in levels]
+  leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))
+  digits = [leaf // b ** (depth - 1 - level) % b for level in range(depth)]
+  return TreeReading(
+    output=output.astype(memory.values.dtype),
+    level=jnp.array(levels, jnp.int32),
+    index=slot - jnp.array(starts, jnp.int32),
+    mask=mask,
+    path=jnp.array(digits, jnp.int32),
   )
 
 

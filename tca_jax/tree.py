@@ -97,13 +97,18 @@ def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
   return depth
 
 
-def num_read_slots(num_tokens: int, branch_factor: int = 2) -> int:
-  """The most nodes that one query reads, |S| = (b - 1) * depth + 1.
+def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) -> int:
+  """The most nodes that one query reads: |S| = (b - 1) * depth + 1 along one path.
 
-  >>> num_read_slots(128)
-  8
+  >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
+  (8, 23, 8)
   """
-  return (branch_factor - 1) * tree_depth(num_tokens, branch_factor) + 1
+  kept, slots = 1, 0
+  for _ in range(tree_depth(num_tokens, branch_factor)):
+    children = kept * branch_factor
+    kept = min(num_paths, children)
+    slots += children - kept
+  return slots + kept
 
 
 def is_traced(*arrays: jax.Array | None) -> bool:

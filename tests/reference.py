@@ -142,6 +142,25 @@ def walk(query, keys, values, root, path=None):
   return Walk(read, taken, log_prob, entropy, output)
 
 
+def read_paths(query, keys, values, root, num_paths):
+  """(nodes read as (level, index), output) of the k most probable paths followed."""
+  frontier, read = [(0.0, root)], []
+  while frontier[0][1].children:
+    found = []
+    for score, node in frontier:
+      full = [c for c in node.children if c.tokens]
+      if not full:
+        continue
+      pi, _ = policy(query, [keys[c.level][c.index] for c in full])
+      found += [(score + np.log(p), c) for p, c in zip(pi, full, strict=True)]
+    found.sort(key=lambda scored: (-scored[0], scored[1].index))
+    frontier = found[:num_paths]
+    read += [(c.level, c.index) for _, c in found[num_paths:]]
+  read += [(node.level, node.index) for _, node in frontier]
+  chosen_keys = [keys[l][i] for l, i in read]
+  return read, attend(query, chosen_keys, [values[l][i] for l, i in read])
+
+
 def all_paths(root):
   """Every path with a valid child at each step, as lists of child positions."""
   if not root.children:

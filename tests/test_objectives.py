@@ -141,18 +141,34 @@ def test_reinforce_gradient_equals_the_sum_over_all_paths(baseline, rng):
   np.testing.assert_array_less(np.abs(grads.mean(0) - exact), 5 * error + 1e-6)
 
 
-def test_routing_targets_are_shares_of_the_leaf_mass(rng):
+def test_routing_targets_are_the_leaf_mass_of_the_children_visited(rng):
   weights = rng.random(8).astype(np.float32)
   mass = tree_lib.subtree_mass(weights, 2)
   targets = objectives.routing_targets(mass, jnp.array([1, 0, 1]))
-  own = weights[4:].sum(), weights[4:6].sum()
-  np.testing.assert_allclose(targets[0], [weights[:4].sum(), own[0]] / weights.sum())
-  np.testing.assert_allclose(targets[1, 0], own[1] / own[0], rtol=1e-6)
-  np.testing.assert_allclose(targets[2], weights[4:6] / own[1], rtol=1e-6)
-  empty = objectives.routing_targets(
-    tree_lib.subtree_mass(np.zeros(8, np.float32), 2), jnp.array([0, 0, 0])
-  )
-  assert not np.any(empty)
+  np.testing.assert_allclose(targets[0], [weights[:4].sum(), weights[4:].sum()])
+  np.testing.assert_allclose(targets[1], [weights[4:6].sum(), weights[6:].sum()])
+  np.testing.assert_allclose(targets[2], weights[4:6])
+
+
+def test_routing_losses_of_all_nodes_are_the_cross_entropy_of_the_leaves(rng):
+  depth, b = 3, 2
+  weights = rng.dirichlet(np.ones(b**depth)).astype(np.float32)
+  mass = tree_lib.subtree_mass(weights, b)
+  policy = [rng.dirichlet(np.ones(b), b**l) for l in range(depth)]
+  leaves = np.ones(1)
+  for level in policy:
+    leaves = (leaves[:, None] * level).ravel()
+  total = 0.0
+  for path in np.ndindex(*[b] * depth):
+    visited = [
+      sum(c * b ** (l - 1 - i) for i, c in enumerate(path[:l])) for l in range(depth)
+    ]
+    log_policy = np.log([policy[l][i] for l, i in enumerate(visited)])
+    # A node of level l is on b**(depth - l) paths: each brings its part.
+    part = np.array([b ** (l - depth) for l in range(depth)])[:, None]
+    targets = part * objectives.routing_targets(mass, jnp.array(path))
+    total += objectives.routing_loss(log_policy, targets, np.ones(depth, bool))
+  np.testing.assert_allclose(total, -np.sum(weights * np.log(leaves)), rtol=1e-5)
 
 
 def test_routing_loss_is_least_where_policy_is_the_target(rng):

@@ -19,7 +19,7 @@ HEADS, WIDTH = 2, 3
 
 _build = jax.jit(tree_lib.build_tree, static_argnames=("branch_factor", "order"))
 _walk = jax.jit(retrieval.tree_attention)
-_read = jax.jit(retrieval.read)
+_read = jax.jit(retrieval.read, static_argnames="num_paths")
 
 
 def _problem(n, b, kind, rng, sharpness=2.0):
@@ -63,6 +63,38 @@ def test_greedy_walk_equals_reference(n, b, rng):
     assert out.num_read <= tree_lib.num_read_slots(n, b)
 
 
+@pytest.mark.parametrize("b", [2, 3])
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 33])
+def test_several_paths_equal_reference_and_cover_every_token_once(n, b, rng):
+  for kind in cases.MASKS:
+    tree, root, query, keys, values = _problem(n, b, kind, rng)
+    memory = retrieval.pack(tree, keys, values)
+    nodes = reference.nodes_by_level(root)
+    for num_paths in (2, 3, 8):
+      out = _read(query, memory, num_paths=num_paths)
+      read, output = reference.read_paths(query, keys, values, root, num_paths)
+      assert _read_set(out) == sorted(read)
+      np.testing.assert_allclose(out.output, output, rtol=1e-5, atol=1e-5)
+      covered = [t for l, i in _read_set(out) for t in nodes[l][i].tokens]
+      assert sorted(covered) == sorted(root.tokens)
+      assert len(out.mask) == tree_lib.num_read_slots(n, b, num_paths)
+
+
+@pytest.mark.parametrize("b", [2, 3])
+@pytest.mark.parametrize("n", [1, 2, 9, 33])
+def test_one_path_is_the_greedy_walk_and_all_paths_are_full_attention(n, b, rng):
+  for kind in cases.MASKS:
+    tree, _, query, keys, values = _problem(n, b, kind, rng)
+    memory = retrieval.pack(tree, keys, values)
+    one = jax.jit(retrieval._read_paths, static_argnums=3)(query, memory, None, 1)
+    for name, field in _read(query, memory).items():
+      np.testing.assert_allclose(one[name], field, rtol=1e-5, atol=1e-6)
+    every = _read(query, memory, num_paths=tree.num_leaves)
+    full = attention.cross_attention(query, keys[-1], values[-1], tree.leaf_mask)
+    np.testing.assert_allclose(every.output, full.output, rtol=1e-5, atol=1e-5)
+    assert every.num_read == tree.num_valid
+
+
 @pytest.mark.parametrize("b", cases.BRANCH_FACTORS)
 @pytest.mark.parametrize("n", [1, 5, 33])
 def test_sampled_walk_equals_reference_and_covers_every_token_once(n, b, rng):
@@ -92,6 +124,19 @@ def test_the_policy_may_have_its_own_query_and_keys(rng):
   reading = _read(query, memory, policy_query=other_query)
   for name, field in reading.items():
     np.testing.assert_allclose(field, out[name], rtol=1e-5, atol=1e-6)
+  several = _read(query, memory, policy_query=other_query, num_paths=3)
+  read, _ = reference.read_paths(other_query, other_keys, values, root, 3)
+  assert _read_set(several) == sorted(read)
+  kept = [[level[i] for l, i in read for level in [x[l]]] for x in (keys, values)]
+  np.testing.assert_allclose(
+    several.output, reference.attend(query, *kept), rtol=1e-5, atol=1e-5
+  )
+
+
+def test_a_number_of_paths_below_one_is_refused(rng):
+  tree, _, query, keys, values = _problem(5, 2, "all", rng)
+  with pytest.raises(ValueError, match="num_paths must be at least 1, got 0"):
+    retrieval.read(query, retrieval.pack(tree, keys, values), num_paths=0)
 
 
 @pytest.mark.parametrize("b", [2, 3])

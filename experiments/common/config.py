@@ -95,6 +95,9 @@ class Config:
   eval_batches: int = option(
     100, "Batches of the evaluation; 0: the whole test set.", at_least=0, recipe=False
   )
+  num_paths: int = option(
+    1, "Paths that a query of the evaluation follows at once.", at_least=1, recipe=False
+  )
   eval_seed: int = option(
     1, "Of the evaluation's data, apart from training's.", at_least=0, recipe=False
   )

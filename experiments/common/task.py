@@ -72,7 +72,8 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
       return self.max_context
     if self.config.model == "perceiver" and self.config.num_latents:
       return self.config.num_latents
-    return tca_jax.num_read_slots(self.max_context, self.config.branch_factor)
+    paths = self.config.num_paths if self.config.model == "tca" else 1
+    return tca_jax.num_read_slots(self.max_context, self.config.branch_factor, paths)
 
   def key(
     self, stream: typing.Literal["train", "eval", "init"], i: int | jax.Array
@@ -99,6 +100,7 @@ def build_read_out(config: Config, max_context: int) -> nn.Module:
     order=typing.cast(typing.Any, config.tree_order),
     share_policy=config.share_policy,
     tree_gradient=config.tree_gradient,
+    num_paths=config.num_paths,
     **shared,
   )
 

@@ -58,7 +58,7 @@ class GPTask(task_lib.Task[GPConfig]):
       config,
       self.max_context,
       tca_jax.PointEmbedder(num_frequencies=config.num_frequencies, dtype=dtype),
-      tca_jax.GaussianHead(1, dtype=dtype),
+      tca_jax.GaussianHead(1, min_std=None, dtype=dtype),
     )
     sample = functools.partial(gp.sample, batch_size=config.batch_size)
     self._sample = jax.jit(sample, static_argnames=("shape", "kernel", "one_size"))

@@ -9,6 +9,7 @@ two CPU cores. The demo does the same; what it reached is in results/demo.json.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,10 @@ import tca_jax
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CopyConfig(Config):
   """The options of the copy task."""
+
+  PAPER = types.MappingProxyType(
+    Config.PAPER | dict(num_layers=0, batch_size=128, adam_b1=0.1, dropout=0.1)
+  )
 
   sequence_length: int = option(
     64, "T, even: half to read, half to recall.", at_least=4

@@ -9,6 +9,7 @@ process or, with --kernel=matern52, of a rougher one.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import types
 import typing
 
 import jax
@@ -26,6 +27,8 @@ from tca_jax import objectives
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GPConfig(Config):
   """The options of GP regression."""
+
+  PAPER = types.MappingProxyType(Config.PAPER | dict(one_size=True))
 
   kernel: str = option(
     "rbf", "Of the evaluation; training is always on rbf.", gp.KERNELS, recipe=False

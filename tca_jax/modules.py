@@ -187,18 +187,21 @@ class Reading:
   Attributes:
     output: `[B, M, D]`.
     num_read: `[B, M]` int32, the tokens, latents or nodes read by each query.
-    leaf_output: `[B, M, D]`, read from all leaves with the same weights; only
-      from `TreeCrossAttention` where `train` is True, as are the next two.
     walk: the walks, with leading `[B, M]`, from `TreeCrossAttention`: a
       `TreeAttentionOutput` where `train` is True, else a `TreeReading`.
+    leaf_output: `[B, M, D]`, read from all leaves with the same weights; from
+      `TreeCrossAttention` where `train` is True, as is what follows.
     routing_targets: `[B, M, depth, b]`.
+    best_leaf_read: `[B, M]` bool, whether the leaf to which the leaf attention gives
+      most was read by itself.
   """
 
   output: jax.Array
   num_read: jax.Array
-  leaf_output: jax.Array | None = None
   walk: retrieval.TreeReading | None = None
+  leaf_output: jax.Array | None = None
   routing_targets: jax.Array | None = None
+  best_leaf_read: jax.Array | None = None
 
 
 class _ReadOut(nn.Module):
@@ -506,15 +509,18 @@ class TreeCrossAttention(_ReadOut):
     attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
     out = jax.vmap(attend)(projected, memory, policy_query, rngs)
     leaves = _attend_all(projected, _leaves(memory))
-    mass = tree_lib.subtree_mass(
-      jnp.mean(leaves.weights, axis=-2), memory.tree.branch_factor
-    )
+    weights = jnp.mean(leaves.weights, axis=-2)
+    mass = tree_lib.subtree_mass(weights, memory.tree.branch_factor)
+    targets = jax.vmap(jax.vmap(objectives.routing_targets))(mass, out.path)
+    # The children of the last node visited are the leaves read by themselves.
+    last = targets[..., -1, :] if memory.tree.depth else weights
     return Reading(
       output=self._finish(queries, out.output, train),
       num_read=out.num_read,
       walk=out,
       leaf_output=self._finish(queries, leaves.output, train),
-      routing_targets=jax.vmap(jax.vmap(objectives.routing_targets))(mass, out.path),
+      routing_targets=targets,
+      best_leaf_read=jnp.max(last, axis=-1) >= jnp.max(weights, axis=-1),
     )
 
   def read_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:

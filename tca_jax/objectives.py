@@ -107,18 +107,31 @@ def advantage(
   Raises:
     ValueError: if the baseline is not one of `BASELINES`.
   """
+  value = _baseline_value(reward, leaf_reward, baseline, where, constant)
+  gain = reward - value
+  if baseline != "constant":
+    gain = jnp.clip(gain, -clip, clip)
+  return jax.lax.stop_gradient(gain)
+
+
+def _baseline_value(
+  reward: jax.Array,
+  leaf_reward: jax.Array,
+  baseline: Baseline,
+  where: jax.Array | None,
+  constant: float,
+) -> jax.Array:
+  """`[B, M]`; see `advantage`."""
   if baseline == "constant":
-    return jax.lax.stop_gradient(reward - constant)
+    return jnp.full_like(reward, constant)
   if baseline == "leaf":
-    value = leaf_reward
-  elif baseline == "batch":
+    return leaf_reward
+  if baseline == "batch":
     valid = jnp.ones(reward.shape, bool) if where is None else where
     own = jnp.where(valid, reward, 0)
     others = jnp.sum(valid, axis=0) - valid
-    value = (jnp.sum(own, axis=0) - own) / jnp.maximum(others, 1)
-  else:
-    raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}")
-  return jax.lax.stop_gradient(jnp.clip(reward - value, -clip, clip))
+    return (jnp.sum(own, axis=0) - own) / jnp.maximum(others, 1)
+  raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}")
 
 
 def reinforce_loss(
@@ -191,6 +204,38 @@ def routing_loss(
   return masked_mean(cross, where)
 
 
+def walk_diagnostics(
+  walk: TreeAttentionOutput, targets: jax.Array, where: jax.Array | None = None
+) -> dict[str, jax.Array]:
+  """How the policy does, by level of the tree; no part of a loss.
+
+  Args:
+    walk: with leading `[...]`.
+    targets: `[..., depth, b]`, from `routing_targets`.
+    where: `[...]` bool, False at padded queries.
+
+  Returns:
+    "policy_entropy/level_<l>", of pi in nats, and "agreement/level_<l>", how often
+    pi's first choice is the leaf attention's, weighted by the attention's mass at the
+    node visited; for the choice of each level's node, over the counted decisions.
+  """
+  counted = walk.counted if where is None else walk.counted & where[..., None]
+  policy = jnp.where(walk.log_policy > MASKED, jnp.exp(walk.log_policy), 0)
+  entropy = -jnp.sum(jnp.where(policy > 0, policy * walk.log_policy, 0), axis=-1)
+  agrees = jnp.argmax(walk.log_policy, axis=-1) == jnp.argmax(targets, axis=-1)
+  mass = jnp.where(counted, jnp.sum(targets, axis=-1), 0)
+  found = {}
+  for l in range(walk.counted.shape[-1]):
+    found[f"policy_entropy/level_{l + 1}"] = masked_mean(
+      entropy[..., l], counted[..., l]
+    )
+    agreed = jnp.sum(jnp.where(agrees[..., l], mass[..., l], 0))
+    found[f"agreement/level_{l + 1}"] = agreed / jnp.maximum(
+      jnp.sum(mass[..., l]), 1e-9
+    )
+  return found
+
+
 @dataclasses.dataclass(frozen=True)
 class ObjectiveWeights:
   """The weights of the training objective: static, the defaults are our recipe.
@@ -240,7 +285,8 @@ def tree_objective(
   Raises:
     ValueError: if the baseline is not one of `BASELINES`.
   """
-  gain = advantage(reward, leaf_reward, weights.baseline, where, weights.constant)
+  against = (reward, leaf_reward, weights.baseline, where, weights.constant)
+  gain = advantage(*against)
   parts = {
     "loss_tca": -masked_mean(log_likelihood, where),
     "loss_ca": -masked_mean(leaf_log_likelihood, where),
@@ -248,6 +294,7 @@ def tree_objective(
     "loss_routing": routing_loss(walk.log_policy, targets, walk.counted, where),
     "entropy": masked_mean(walk.entropy, where),
     "reward": masked_mean(reward, where),
+    "baseline": masked_mean(_baseline_value(*against), where),
   }
   loss = (
     parts["loss_tca"]

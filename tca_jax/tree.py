@@ -101,7 +101,7 @@ def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) 
   """The most nodes that one query reads: |S| = (b - 1) * depth + 1 along one path.
 
   >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
-  (8, 23, 8)
+  (8, 24, 8)
   """
   kept, slots = 1, 0
   for _ in range(tree_depth(num_tokens, branch_factor)):

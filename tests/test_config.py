@@ -8,6 +8,7 @@ import pytest
 
 from experiments.common import config as config_lib
 from experiments.copy_task import CopyConfig
+from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
 
 
@@ -27,6 +28,21 @@ from experiments.image_completion import ImageConfig
 def test_bad_options_are_named(change, message):
   with pytest.raises(config_lib.ConfigError, match=message):
     config_lib.Config(**change)
+
+
+def test_the_paper_recipe_is_the_published_one():
+  copy, gp, image = CopyConfig.paper(), GPConfig.paper(), ImageConfig.paper()
+  for config in (copy, gp, image):
+    assert config.learning_rate == 5e-4 and config.lambda_rl == config.lambda_ca == 1
+    assert config.routing_weight == 0 and not config.tree_gradient
+    assert (config.baseline, config.baseline_value) == ("constant", 0)
+    assert config.entropy_weight == 0.01 and config.warmup_steps == 0
+  assert (copy.adam_b1, copy.dropout, copy.num_layers) == (0.1, 0.1, 0)
+  assert (gp.adam_b1, gp.dropout, gp.num_layers) == (0.9, 0, 6)
+  assert (copy.batch_size, gp.batch_size, image.batch_size) == (128, 16, 100)
+  assert copy.clip_norm == gp.clip_norm == 1 and image.clip_norm == 0
+  assert copy.num_steps == gp.num_steps == 100_000 and gp.one_size
+  assert CopyConfig.paper(num_steps=3, learning_rate=1e-3).learning_rate == 1e-3
 
 
 def test_a_workdir_keeps_its_recipe(tmp_path):

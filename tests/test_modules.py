@@ -181,7 +181,52 @@ def test_training_reads_the_leaves_too(rng):
   assert np.all(full.reading.num_read == mask.sum(-1, keepdims=True))
   targets = np.asarray(out.reading.routing_targets)
   counted = np.asarray(out.reading.walk.counted)
-  np.testing.assert_allclose(targets.sum(-1)[counted], 1, rtol=1e-5)
+  mass = targets.sum(-1)
+  np.testing.assert_allclose(mass[..., 0][counted[..., 0]], 1, rtol=1e-5)
+  path = np.asarray(out.reading.walk.path)
+  below = np.take_along_axis(targets, path[..., None], -1)[..., 0]
+  np.testing.assert_allclose(below[..., :-1], mass[..., 1:], rtol=1e-5, atol=1e-7)
+
+
+def test_the_best_leaf_is_found_by_reading_it_alone(rng):
+  model, inputs = _model("tca"), _inputs(rng)
+  params = _params(model, inputs)
+  read = jax.jit(
+    lambda p, key: model.apply(p, *inputs, train=True, rngs={"policy": key}).reading
+  )
+  coords, values, query_coords, mask = inputs
+
+  def weights(model, memory, queries):
+    read_out = model.read_out
+    projected = read_out._queries(model.embedder.queries(queries), len(coords))
+    return modules._attend_all(projected, modules._leaves(memory)).weights
+
+  memory = _apply(model, params, coords, values, mask, method="index")
+  best = model.apply(params, memory, query_coords, method=weights).mean(2).argmax(-1)
+  found = []
+  for seed in range(4):
+    out = read(params, jax.random.key(seed))
+    walk = out.walk
+    alone = (walk.level == memory.tree.depth) & (walk.index == best[..., None])
+    np.testing.assert_array_equal(out.best_leaf_read, (alone & walk.mask).any(-1))
+    found.append(np.asarray(out.best_leaf_read))
+  assert 0 < np.mean(found) < 1
+
+
+def test_num_paths_reads_more_up_to_all(rng):
+  model, inputs = _model("tca"), _inputs(rng)
+  params = _params(model, inputs)
+  coords, values, query_coords, mask = inputs
+  memory = _apply(model, params, coords, values, mask, method="index")
+  full = _apply(model, params, memory, query_coords, method="read_leaves")
+  counts = []
+  for num_paths in (1, 2, memory.tree.num_leaves):
+    several = model.clone(read_out=model.read_out.clone(num_paths=num_paths))
+    out = _apply(several, params, memory, query_coords, method="read")
+    counts.append(int(out.reading.num_read.sum()))
+  assert counts == sorted(set(counts))
+  assert counts[-1] == full.reading.num_read.sum()
+  np.testing.assert_allclose(out.output.mean, full.output.mean, rtol=1e-5, atol=1e-5)
 
 
 def _policy_gradient(inputs, loss, **options):

@@ -184,6 +184,38 @@ def test_routing_loss_is_least_where_policy_is_the_target(rng):
   assert own < other
 
 
+def test_diagnostics_of_walks(rng):
+  """Three queries: the policy agrees; it is wrong at the root; it is padding."""
+  sure, unsure = np.log([0.9, 0.1]), np.log([0.5, 0.5])
+  walk = retrieval.TreeAttentionOutput(
+    **dict.fromkeys(("output", "level", "index", "mask", "log_prob", "entropy")),
+    path=np.zeros((3, 3), int),
+    counted=np.array([[1, 1, 0]] * 3, bool),
+    log_policy=np.array([[sure, unsure, unsure]] * 3, np.float32),
+  )
+  targets = np.array(
+    [
+      [[0.8, 0.2], [0.8, 0], [0.8, 0]],
+      [[0.1, 0.9], [0, 0.1], [0, 0]],
+      [[0, 1], [0, 0], [0, 0]],
+    ],
+    np.float32,
+  )
+  found = objectives.walk_diagnostics(walk, targets, np.array([True, True, False]))
+  entropy = [-np.sum(np.exp(x) * x) for x in (sure, unsure)]
+  expected = {
+    "policy_entropy/level_1": entropy[0],
+    "policy_entropy/level_2": entropy[1],
+    "policy_entropy/level_3": 0,
+    "agreement/level_1": 1 / 2,
+    "agreement/level_2": 0.8 / 0.9,
+    "agreement/level_3": 0,
+  }
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
 def test_tree_objective_weighs_its_parts(rng):
   tree, _, query, keys = _small_problem(rng, n=9)
   rngs = jax.random.split(jax.random.key(0), (3, 2))

@@ -115,12 +115,20 @@ def test_every_weight_of_a_config_reaches_the_objective(rng, monkeypatch):
     baseline_value=6.0,
   )
   seen = []
-  monkeypatch.setattr(
-    task_lib.objectives, "tree_objective", lambda *args: seen.append(args)
-  )
+
+  def tree_objective(*args):
+    seen.append(args)
+    return 0.0, {}
+
+  monkeypatch.setattr(task_lib.objectives, "tree_objective", tree_objective)
+  monkeypatch.setattr(task_lib.objectives, "walk_diagnostics", lambda *_: {})
   batch = _batch(rng)
   reading = tca_jax.Reading(
-    output=None, num_read=None, walk=object(), routing_targets=object()
+    output=None,
+    num_read=None,
+    walk=object(),
+    routing_targets=object(),
+    best_leaf_read=batch.query_mask,
   )
   normal = tca_jax.Gaussian(mean=batch.targets, std=np.ones_like(batch.targets))
   prediction = tca_jax.Prediction(output=normal, leaf_output=normal, reading=reading)

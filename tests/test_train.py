@@ -19,6 +19,7 @@ import pytest
 
 from experiments import copy_task
 from experiments.common import checkpoints
+from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import metrics
 from experiments.common import train
@@ -54,10 +55,11 @@ def finished(tmp_path_factory):
 
 def _start(workdir, cache_dir, *flags, devices=1, config=CONFIG, mode="train"):
   """The binary in a process of its own."""
-  options = [
-    f"--{field.name}={getattr(config, field.name)}"
-    for field in dataclasses.fields(config)
-  ]
+  options = (
+    [f"--{name}={value}" for name, value in dataclasses.asdict(config).items()]
+    if config
+    else []
+  )
   environment = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": cache_dir,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -230,6 +232,20 @@ def test_a_batch_is_spread_over_the_devices(monkeypatch):
   assert split.mesh.devices.size == 6 and split.spec == PartitionSpec("data")
   _, split = train.shardings(8, all_devices=False)
   assert split.mesh.devices.size == 4
+
+
+def test_a_recipe_sets_the_options_that_are_not_given(tmp_path, cache_dir):
+  small = dict(sequence_length=8, num_steps=2, batch_size=4, eval_batches=1)
+  flags = [f"--{name}={value}" for name, value in small.items()]
+  workdir = epath.Path(tmp_path / "run")
+  _finish(_start(workdir, cache_dir, "--recipe=paper", *flags, config=None))
+  assert config_lib.load(copy_task.CopyConfig, workdir) == copy_task.CopyConfig.paper(
+    **small
+  )
+  _finish(_start(workdir, cache_dir, mode="eval"))
+  wrong = ("--recipe=paper", "--learning_rate=1")
+  output = _finish(_start(workdir, cache_dir, *wrong, mode="eval"), code=1)
+  assert "contradicts the workdir" in output
 
 
 def test_bad_flags_are_named(tmp_path, cache_dir):

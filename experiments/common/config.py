@@ -3,6 +3,9 @@
 An option is declared once, as a field of a config. `define_flags` makes the
 absl flags of a config class, `from_flags` reads them back into one frozen
 config: nothing below `main` looks at flags.
+
+A config's defaults are the default recipe. The other recipe is named `paper`: what the
+paper publishes of objective, optimiser and sizes.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ import json
 import math
 import pathlib
 import sys
+import types
 import typing
 
 from absl import flags
@@ -21,6 +25,7 @@ from tca_jax import tree
 CONFIG_FILE = "config.json"
 _PART = ".part"
 MODELS = ("tca", "ca", "perceiver")
+RECIPES = ("default", "paper")
 
 
 class ConfigError(ValueError):
@@ -55,6 +60,21 @@ def option(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """The options that all experiments share; see each one's text."""
+
+  # Sec. 3.2 and the hyper-parameters published; tasks add their own.
+  PAPER: typing.ClassVar[types.MappingProxyType[str, typing.Any]] = (
+    types.MappingProxyType(
+      dict(
+        num_steps=100_000,
+        num_layers=6,
+        tree_gradient=False,
+        learning_rate=5e-4,
+        warmup_steps=0,
+        routing_weight=0.0,
+        baseline="constant",
+      )
+    )
+  )
 
   model: str = option("tca", "The system: its read-out.", choices=MODELS)
   seed: int = option(0, "Of the parameters and of the training data.", at_least=0)
@@ -102,6 +122,11 @@ class Config:
     1, "Of the evaluation's data, apart from training's.", at_least=0, recipe=False
   )
 
+  @classmethod
+  def paper(cls, **changes: typing.Any) -> typing.Self:
+    """The published recipe, with changes."""
+    return cls(**(cls.PAPER | changes))
+
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value, allowed = getattr(self, field.name), field.metadata
@@ -126,12 +151,22 @@ ConfigType = typing.TypeVar("ConfigType", bound=Config)
 
 
 def define_flags(config_class: type[Config]) -> None:
-  """Defines --mode, --workdir, and a flag for every option of the config."""
+  """Defines --mode, --workdir, --out, --recipe, and a flag for every option."""
   flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "Train (and evaluate), or eval."
+    "mode",
+    "train",
+    ["train", "eval", "paths"],
+    "Train (and evaluate); or eval; or evaluate TCA along more and more paths.",
   )
   flags.DEFINE_string(
     "workdir", None, "Holds config, checkpoints, metrics and results.", required=True
+  )
+  flags.DEFINE_string("out", None, "Where results go; the workdir if not given.")
+  flags.DEFINE_enum(
+    "recipe",
+    "default",
+    RECIPES,
+    "What the options not given are: their defaults, or the published ones.",
   )
   define: dict[type, typing.Callable[..., typing.Any]] = {
     bool: flags.DEFINE_bool,
@@ -146,16 +181,28 @@ def define_flags(config_class: type[Config]) -> None:
       flags.DEFINE_enum(field.name, default, choices, text)
     else:
       define[type(default)](field.name, default, text)
-  for name in ("mode", "workdir", *(f.name for f in dataclasses.fields(config_class))):
+  for name in (
+    "mode",
+    "workdir",
+    "recipe",
+    *(f.name for f in dataclasses.fields(config_class)),
+  ):
     # Key flags are those that --help lists.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
+def _given(config_class: type[Config]) -> dict[str, typing.Any]:
+  """The options that the command line asks for, by themselves or by a recipe."""
+  recipe = config_class.PAPER if flags.FLAGS["recipe"].value == "paper" else {}
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return dict(recipe) | {
+    name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present
+  }
+
+
 def from_flags(config_class: type[ConfigType]) -> ConfigType:
   """The config that the parsed flags ask for; ConfigError if it is not allowed."""
-  names = [field.name for field in dataclasses.fields(config_class)]
-  values: dict[str, typing.Any] = {name: flags.FLAGS[name].value for name in names}
-  return config_class(**values)
+  return config_class(**_given(config_class))
 
 
 def with_given_flags(config: ConfigType) -> ConfigType:
@@ -164,18 +211,15 @@ def with_given_flags(config: ConfigType) -> ConfigType:
   Raises:
     ConfigError: if a flag given asks for another recipe than the workdir's.
   """
-  changes = {}
+  given = _given(type(config))
   for field in dataclasses.fields(config):
-    flag = flags.FLAGS[field.name]
-    if not flag.present or flag.value == getattr(config, field.name):
-      continue
-    if field.metadata["recipe"]:
+    trained = getattr(config, field.name)
+    if field.metadata["recipe"] and given.get(field.name, trained) != trained:
       raise ConfigError(
-        f"--{field.name}={flag.value} contradicts the workdir, which was trained"
-        f" with {getattr(config, field.name)!r}; leave it out"
+        f"--{field.name}={given[field.name]} contradicts the workdir, which was"
+        f" trained with {trained!r}; leave it out"
       )
-    changes[field.name] = flag.value
-  return dataclasses.replace(config, **changes)
+  return dataclasses.replace(config, **given)
 
 
 def load(config_class: type[ConfigType], workdir: epath.Path) -> ConfigType:

@@ -83,6 +83,8 @@ def evaluate_workdir(
 ) -> dict[str, typing.Any]:
   """Restores a workdir's newest checkpoint, evaluates it, writes `eval.json`.
 
+  Beside it go the figures of tasks that draw some.
+
   Args:
     task: what was trained there, of the workdir's config.
     workdir: holds the checkpoints.
@@ -109,5 +111,7 @@ def evaluate_workdir(
     **measure.provenance(),
     "config": dataclasses.asdict(task.config),
   }
-  config_lib.write_json((out or workdir) / EVAL_FILE, result)
+  out = out or workdir
+  config_lib.write_json(out / EVAL_FILE, result)
+  task.draw(params, out)
   return result

@@ -10,6 +10,7 @@ from etils import epath
 from experiments.common import checkpoints
 from experiments.common import config as config_lib
 from experiments.common import evaluate
+from experiments.common import paths
 from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.data.errors import DataError
@@ -39,15 +40,20 @@ def start(
     if len(argv) > 1:
       raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     quiet_libraries()
-    workdir = epath.Path(flags.FLAGS.workdir)
+    mode, workdir = flags.FLAGS.mode, epath.Path(flags.FLAGS.workdir)
+    out = epath.Path(flags.FLAGS.out or workdir)
     try:
-      if flags.FLAGS.mode == "train":
+      if mode == "train":
         task = task_class(config_lib.from_flags(config_class))
         train.train(task, workdir)
       else:
         config = config_lib.load(config_class, workdir)
         task = task_class(config_lib.with_given_flags(config))
-      result = evaluate.evaluate_workdir(task, workdir)
+      out.mkdir(parents=True, exist_ok=True)
+      if mode == "paths":
+        paths.evaluate_paths(task, workdir, out)
+        return
+      result = evaluate.evaluate_workdir(task, workdir, out)
     except EXPECTED as error:
       logging.error("%s", error)
       sys.exit(1)
@@ -55,7 +61,7 @@ def start(
     print(
       f"{task.config.model}, step {result['step']}: {task.metric}"
       f" {result[task.metric]:.4f}, {read:.1%} of the tokens read;"
-      f" {workdir / evaluate.EVAL_FILE}"
+      f" {out / evaluate.EVAL_FILE}"
     )
 
   app.run(main)

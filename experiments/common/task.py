@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import typing
 
 import chex
+from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,9 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
   @abc.abstractmethod
   def eval_batches(self) -> Iterator[Batch]:
     """The batches of an evaluation, a function of eval_seed and eval_batches."""
+
+  def draw(self, params: typing.Any, folder: epath.Path) -> None:
+    """Draws figures of what parameters predict, if the task has any."""
 
   @property
   def largest_read(self) -> int:
@@ -157,7 +161,7 @@ def objective(
     baseline=typing.cast(typing.Any, config.baseline),
     constant=config.baseline_value,
   )
-  return objectives.tree_objective(
+  loss, parts = objectives.tree_objective(
     own,
     log_likelihood(prediction.leaf_output, labels),
     rewards,
@@ -167,3 +171,6 @@ def objective(
     weights,
     where,
   )
+  best_leaf_read: typing.Any = prediction.reading.best_leaf_read
+  parts["best_leaf_read"] = objectives.masked_mean(best_leaf_read, where)
+  return loss, parts | objectives.walk_diagnostics(walk, targets, where)

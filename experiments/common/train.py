@@ -192,9 +192,21 @@ def make_train_step(
       "grad_norm": optax.tree.norm(grads),
       "param_norm": optax.tree.norm(params),
     }
+    metrics |= {
+      f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(grads).items()
+    }
     return {"params": params, "optimizer": optimizer_state}, metrics
 
   return train_step
+
+
+def _parts(params: typing.Any) -> dict[str, typing.Any]:
+  """Parameters by the part of the model, the aggregator apart from its read-out."""
+  parts = dict(params["params"])
+  read_out = dict(parts.pop("read_out"))
+  if "aggregator" in read_out:
+    parts["aggregator"] = read_out.pop("aggregator")
+  return parts | {"read_out": read_out}
 
 
 def _check_finite(

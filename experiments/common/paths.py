@@ -1,0 +1,93 @@
+"""Quality and time against the number of paths that a query follows at once."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import typing
+
+from etils import epath
+import jax
+
+from experiments.common import checkpoints
+from experiments.common import config as config_lib
+from experiments.common import evaluate
+from experiments.common import measure
+from experiments.common import task as task_lib
+from experiments.common import train
+
+PATHS_FILE = "paths.json"
+NUM_PATHS = (1, 2, 4, 8)
+
+
+def evaluate_paths(
+  task: task_lib.Task, workdir: epath.Path, out: epath.Path
+) -> list[dict[str, typing.Any]]:
+  """Evaluates a run of TCA along more and more paths, and from all leaves.
+
+  Prints a table and writes `paths.json`.
+
+  Args:
+    task: what was trained there.
+    workdir: holds the checkpoints.
+    out: where the file goes.
+
+  Returns:
+    A row for each number of paths, the last for all leaves.
+
+  Raises:
+    ConfigError: if the run is of another system.
+    CheckpointError: if no checkpoint can be restored.
+  """
+  if task.config.model != "tca":
+    raise config_lib.ConfigError(
+      f"only TCA follows paths, {workdir} holds the model {task.config.model!r}"
+    )
+  step, params = checkpoints.restore_params(workdir, train.init_params(task))
+  metric, rows, reads, full = task.metric, [], {}, 0.0
+  for num_paths in NUM_PATHS:
+    config = dataclasses.replace(task.config, num_paths=num_paths)
+    own = type(task)(config)
+    result = evaluate.evaluate(own, params)
+    rows.append(
+      {
+        "num_paths": num_paths,
+        metric: result[metric],
+        "tokens_fraction": result["tokens_fraction"],
+        "tokens_fraction_largest": own.largest_read / own.max_context,
+      }
+    )
+    reads[num_paths], full = _reader(own, params, "read"), result["full_" + metric]
+  rows.append({"num_paths": "all", metric: full})
+  rows[-1] |= {"tokens_fraction": 1.0, "tokens_fraction_largest": 1.0}
+  reads["all"] = _reader(task, params, "read_leaves")
+  seconds = measure.interleaved(reads)
+  num_queries = next(task.eval_batches()).query_mask.size
+  for row in rows:
+    row["us_per_query"] = 1e6 * seconds[row["num_paths"]] / num_queries
+  measure.table(
+    f"{workdir.name}, step {step}: paths followed at once",
+    ("paths", metric, "tokens read", "at the largest context", "us/query"),
+    [
+      (
+        str(row["num_paths"]),
+        f"{row[metric]:.4f}",
+        f"{row['tokens_fraction']:.1%}",
+        f"{row['tokens_fraction_largest']:.1%}",
+        f"{row['us_per_query']:.2f}",
+      )
+      for row in rows
+    ],
+  )
+  config = dataclasses.asdict(task.config)
+  content = {"rows": rows, "step": step, **measure.provenance(), "config": config}
+  config_lib.write_json(out / PATHS_FILE, content)
+  return rows
+
+
+def _reader(task: task_lib.Task, params: typing.Any, method: str) -> Callable:
+  """A call that reads the memories of the first batch of the evaluation."""
+  batch = next(task.eval_batches())
+  index = jax.jit(functools.partial(task.model.apply, method="index"))
+  read = jax.jit(lambda *inputs: task.model.apply(*inputs, method=method).output)
+  memory = index(params, batch.coords, batch.values, batch.mask)
+  return lambda: read(params, memory, batch.query_coords)

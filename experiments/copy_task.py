@@ -34,7 +34,7 @@ class CopyConfig(Config):
   sequence_length: int = option(
     64, "T, even: half to read, half to recall.", at_least=4
   )
-  tree_order: str = option("given", "How the tree is built.", ("given", "kd"))
+  tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
 
   def __post_init__(self):
     super().__post_init__()

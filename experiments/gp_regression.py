@@ -12,10 +12,13 @@ import functools
 import types
 import typing
 
+from etils import epath
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.common import launch
+from experiments.common import plots
 from experiments.common import task as task_lib
 from experiments.common.config import Config
 from experiments.common.config import option
@@ -91,6 +94,59 @@ class GPTask(task_lib.Task[GPConfig]):
         batch.targets,
       )
       yield batch.replace(ceiling=ceiling)
+
+  def draw(self, params: typing.Any, folder: epath.Path) -> None:
+    """Draws functions.png: two functions completed, and what TCA read."""
+    if self.config.model == "tca":
+      fits = [self._fit(params, num_context) for num_context in (8, 30)]
+      plots.plot_functions(fits, folder / "functions.png")
+
+  def _fit(self, params: typing.Any, num_context: int) -> plots.FunctionFit:
+    """Predicts a function of the evaluation's process from some of its points."""
+    kernel = typing.cast(gp.Kernel, self.config.kernel)
+    rng = np.random.default_rng(num_context)
+    process = gp.Process(length_scale=np.array([0.3]), scale=np.array([0.8]))
+    x = np.linspace(-2, 2, 401)[None]
+    covariance = gp.covariances(x, x, process, kernel, np)[0]
+    truth = rng.multivariate_normal(np.zeros(x.size), covariance)
+    chosen = np.sort(rng.choice(x.size, num_context, replace=False))
+    noise = gp.NOISE * rng.normal(size=num_context)
+    batch = task_lib.Batch(
+      coords=jnp.asarray(x[:, chosen, None], jnp.float32),
+      values=jnp.asarray((truth[chosen] + noise)[None, :, None], jnp.float32),
+      mask=jnp.ones((1, num_context), bool),
+      query_coords=jnp.asarray(x[..., None], jnp.float32),
+      targets=jnp.asarray(truth[None, :, None], jnp.float32),
+      query_mask=jnp.ones((1, x.size), bool),
+    )
+
+    @jax.jit
+    def read(params, batch):
+      memory = self.model.apply(
+        params, batch.coords, batch.values, batch.mask, method="index"
+      )
+      prediction = self.model.apply(params, memory, batch.query_coords, method="read")
+      return memory.tree, prediction
+
+    tree, prediction = jax.device_get(read(params, batch))
+    tree = jax.tree.map(lambda array: array[0], tree)
+    exact_mean, exact_std = gp.predictive(batch, process, kernel)
+    queries = {}
+    for query in (60, 200, 340):
+      walk = jax.tree.map(lambda array, q=query: array[0, q], prediction.reading.walk)
+      nodes = plots.nodes_read(walk, tree)
+      queries[x[0, query]] = [(level, x[0, chosen[tokens]]) for level, tokens in nodes]
+    return plots.FunctionFit(
+      x=x[0],
+      truth=truth,
+      mean=prediction.output.mean[0, :, 0],
+      std=prediction.output.std[0, :, 0],
+      exact_mean=exact_mean[0],
+      exact_std=exact_std[0],
+      context=np.stack([x[0, chosen], truth[chosen] + noise], axis=-1),
+      queries=queries,
+      depth=tree.depth,
+    )
 
 
 if __name__ == "__main__":

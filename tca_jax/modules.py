@@ -391,7 +391,7 @@ class TreeCrossAttention(_ReadOut):
     branch_factor: b.
     order: how the tree is built, see `build_tree`.
     axis: for order "axis".
-    order_seed: for order "random_projection".
+    order_seed: for the random orders, of all contexts.
     share_policy: whether policy and attention share the projections of query
       and key, as published.
     tree_gradient: whether gradients flow down through the inner nodes. The
@@ -469,7 +469,7 @@ class TreeCrossAttention(_ReadOut):
 
   def _build_tree(self, coords: jax.Array, mask: jax.Array) -> tree_lib.Tree:
     rng = None
-    if self.order == "random_projection":
+    if self.order in ("random", "random_projection"):
       rng = jax.random.key(self.order_seed)
     return tree_lib.build_tree(
       coords,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Order = typing.Literal["kd", "given", "axis", "random_projection"]
+Order = typing.Literal["kd", "given", "axis", "random_projection", "random"]
 ORDERS: tuple[str, ...] = typing.get_args(Order)
 
 # (children [..., b, D], mask [..., b]) -> [..., D]
@@ -213,8 +213,9 @@ def build_tree(
       axis along which its own tokens spread widest (the lowest such axis).
       "given": the order of the tokens. "axis": sorted by `axis`.
       "random_projection": sorted by the projection on one random direction.
+      "random": shuffled, to see what an order is worth.
     axis: for order "axis", which coordinate, in [-C, C).
-    rng: for order "random_projection", the key of the direction; consumed.
+    rng: for the random orders, their key; consumed.
 
   Returns:
     A `Tree` with L = b**depth leaf slots, depth = `tree_depth(N, b)`.
@@ -255,11 +256,15 @@ def build_tree(
   points = jnp.where(mask[:, None], coords, 0)
   if order == "axis":
     points = points[:, axis, None]
-  elif order == "random_projection":
+  elif order in ("random", "random_projection"):
     if rng is None:
-      raise ValueError("order 'random_projection' needs rng, got None")
-    direction = jax.random.normal(rng, (num_axes,), points.dtype)
-    points = (points @ direction)[:, None]
+      raise ValueError(f"order {order!r} needs rng, got None")
+    if order == "random":
+      place = jnp.maximum(jnp.cumsum(mask) - 1, 0)  # among the valid tokens alone
+      points = jax.random.uniform(rng, (num_tokens, 1))[place]
+    else:
+      direction = jax.random.normal(rng, (num_axes,), points.dtype)
+      points = (points @ direction)[:, None]
 
   count = jnp.sum(mask, dtype=jnp.int32)
   leaf_mask = jnp.asarray(_digit_reversal(b, depth)) < count

@@ -310,7 +310,7 @@ def test_a_tree_may_be_given(rng):
 def test_the_tree_takes_its_options(option, rng):
   inputs = _inputs(rng)
   settings = {
-    "order": ["kd", "given", "axis", "random_projection"],
+    "order": list(tree_lib.ORDERS),
     "branch_factor": [2, 4],
   }[option]
   outputs = []

@@ -86,6 +86,17 @@ def test_random_projection_sorts_by_a_direction(rng):
   assert _leaves(first) != _leaves(other)
 
 
+def test_random_order_is_a_shuffle(rng):
+  coords = cases.coords("random", 33, rng)
+  first, other = (
+    tree_lib.build_tree(coords, order="random", rng=jax.random.key(seed))
+    for seed in (0, 1)
+  )
+  assert _leaves(first) != _leaves(other)
+  given = tree_lib.build_tree(coords, order="given")
+  assert sorted(_leaves(first)) == sorted(_leaves(given)) != _leaves(first)
+
+
 @pytest.mark.parametrize("order", tree_lib.ORDERS)
 def test_masked_tree_equals_truncated_tree(order, rng):
   n, padding = 21, 30
@@ -209,6 +220,7 @@ def test_aggregate_ignores_masked_tokens_and_has_finite_gradients(rng):
     (dict(order="octree"), "order must be one of .* got 'octree'"),
     (dict(order="axis", axis=2), r"axis must be in \[-2, 2\), got 2"),
     (dict(order="random_projection"), "needs rng"),
+    (dict(order="random"), "needs rng"),
   ],
 )
 def test_bad_input_is_named(change, message):

@@ -41,6 +41,34 @@ class Completion:
   depth: int
 
 
+@dataclasses.dataclass(frozen=True)
+class FunctionFit:
+  """A function predicted from some of its points, and what queries read.
+
+  Attributes:
+    x: `[n]`, where it is predicted, ascending.
+    truth: `[n]`.
+    mean: `[n]`.
+    std: `[n]`.
+    exact_mean: `[n]`, the best prediction that the points allow.
+    exact_std: `[n]`.
+    context: `[k, 2]`, the points given, x and y.
+    queries: by the query's x, for every node read its level and the x of the
+      points under it.
+    depth: of the tree.
+  """
+
+  x: np.ndarray
+  truth: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
+  exact_mean: np.ndarray
+  exact_std: np.ndarray
+  context: np.ndarray
+  queries: dict[float, list[tuple[int, np.ndarray]]]
+  depth: int
+
+
 def nodes_read(walk: tca_jax.TreeReading, tree: tca_jax.Tree) -> list:
   """(level, tokens `[k]`) of every node that one query read of one tree."""
   found = []
@@ -101,6 +129,49 @@ def plot_completions(completions: list[Completion], path: epath.PathLike) -> Non
   plt.close(figure)
 
 
+def plot_functions(fits: list[FunctionFit], path: epath.PathLike) -> None:
+  """Draws a column a function: the prediction above, what its queries read below."""
+  figure, grid = plt.subplots(
+    2,
+    len(fits),
+    figsize=(5 * len(fits), 6),
+    sharex=True,
+    squeeze=False,
+    height_ratios=(2, 1),
+    layout="constrained",
+  )
+  for (above, below), fit in zip(grid.T, fits, strict=True):
+    band = (fit.mean - 2 * fit.std, fit.mean + 2 * fit.std)
+    above.fill_between(fit.x, *band, color="C0", alpha=0.25, label="mean, 2 std")
+    above.plot(fit.x, fit.mean, color="C0")
+    for sign in (-1, 1):
+      edge = fit.exact_mean + sign * 2 * fit.exact_std
+      label = "exact posterior, 2 std" if sign == 1 else None
+      above.plot(fit.x, edge, color="0.5", linewidth=0.8, linestyle=":", label=label)
+    above.plot(fit.x, fit.truth, color="k", linewidth=1, linestyle="--", label="truth")
+    above.plot(*fit.context.T, "o", color="k", markersize=4, label="context")
+    for row, (query, nodes) in enumerate(fit.queries.items()):
+      for axes in (above, below):
+        axes.axvline(query, color=_QUERY, linewidth=0.8)
+      for level, x in nodes:
+        color = _LEVELS(level / fit.depth)
+        if len(x) == 1:
+          below.plot(x, [row], "o", color=color, markersize=6)
+        else:
+          below.plot([x.min(), x.max()], [row, row], "|-", color=color, linewidth=4)
+      below.plot([query], [row], "x", color=_QUERY, markersize=9, markeredgewidth=2)
+    below.set(ylim=(len(fit.queries) - 0.5, -0.5), yticks=[], xlabel="x")
+  grid[0][0].legend(fontsize="small")
+  grid[1][0].set_ylabel("read by each query")
+  figure.supxlabel(
+    "below: a query (x) reads single points (dots) and inner nodes (bars over the points"
+    " they sum up, dark near the root)",
+    fontsize=9,
+  )
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
 def plot_read_times(
   rows: list[dict], crossovers: dict[int, int | None], path: epath.PathLike
 ) -> None:
@@ -140,5 +211,37 @@ def plot_read_times(
       axes.set_title(f"{queries}: TCA ahead from {ahead:,} tokens")
     axes.grid(alpha=0.3)
   grid[0][0].legend(fontsize="small")
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
+def plot_curves(results: list[dict], path: epath.PathLike) -> None:
+  """Draws learning curves, against the sequences seen and against seconds.
+
+  Args:
+    results: with the keys "row", the name, and "curve", a list of (sequences,
+      seconds, reward of the sampled walks).
+    path: of the PNG.
+  """
+  figure, panels = plt.subplots(
+    1, 2, figsize=(12, 4.5), sharey=True, layout="constrained"
+  )
+  for i, result in enumerate(results):
+    curve = np.array(result["curve"])
+    for panel, x in zip(panels, curve.T[:2], strict=True):
+      panel.plot(
+        x,
+        curve[:, 2],
+        label=result["row"],
+        color=_QUERY if i == 0 else _RIVALS[i % len(_RIVALS)],
+        linestyle=("-", "--")[i // len(_RIVALS) % 2],
+        linewidth=2.5 if i == 0 else 1.2,
+        zorder=3 if i == 0 else 2,
+      )
+  for panel, label in zip(panels, ("sequences", "seconds of training"), strict=True):
+    panel.set(xlabel=label, ylim=(0, 1.02))
+    panel.grid(alpha=0.3)
+  panels[0].set_ylabel("reward in training (sampled walks)")
+  figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
   figure.savefig(path, dpi=110)
   plt.close(figure)

@@ -27,8 +27,8 @@ SHAPES = tuple(
 class Process:
   """The hyper-parameters of the processes that a batch was drawn from, `[B]` each."""
 
-  length_scale: jax.Array
-  scale: jax.Array
+  length_scale: jax.Array | np.ndarray
+  scale: jax.Array | np.ndarray
 
 
 def smallest_context(shape: tuple[int, int]) -> int:

@@ -2,13 +2,11 @@
 
   python -m benchmarks.training --tasks=copy,gp,images
 
-copy: T = 256, batches of 128. gp: batches of 16 with 6 encoder layers and the sizes of
-the paper's regression task, masked to three shapes and averaged over their frequency;
-the values are random, as time does not depend on them. images: MNIST, batches of 100.
+copy: T = 256, batches of 128. gp: batches of 16 with 6 encoder layers, the three shapes
+averaged over their frequency. images: MNIST, batches of 100.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
 import typing
 
@@ -21,13 +19,14 @@ import numpy as np
 from benchmarks import common
 from benchmarks.ratios import Row
 from experiments import copy_task
+from experiments import gp_regression
 from experiments import image_completion
 from experiments.common import config as config_lib
 from experiments.common import launch
 from experiments.common import measure
 from experiments.common import task as task_lib
 from experiments.common import train
-import tca_jax
+from experiments.data import gp
 from tca_jax import attention
 from tca_jax import retrieval
 
@@ -35,51 +34,25 @@ _TASKS = flags.DEFINE_list("tasks", ["copy", "gp", "images"], "Which, with comma
 _BATCH = flags.DEFINE_integer("batch_size", 0, "0: each task's own.", lower_bound=0)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Of images, as in the experiment.")
 
-# (slots for context, slots for targets): a context of up to 16, 32 or 46 tokens
-# leaves up to 46, 32 and 16 targets.
-GP_SHAPES = ((16, 46), (32, 32), (46, 16))
 
+class OneShape(gp_regression.GPTask):
+  """GP regression in one of its shapes."""
 
-class GPShapes(task_lib.Task[config_lib.Config]):
-  """Random values in one of the shapes of the regression task."""
-
-  metric = "log_likelihood"
-
-  def __init__(self, config: config_lib.Config, shape: tuple[int, int]):
-    self.config = config
-    self.max_context, self._targets = shape
-    self.model = task_lib.build_model(
-      config, 46, tca_jax.PointEmbedder(), tca_jax.GaussianHead(1)
-    )
+  def __init__(self, config: gp_regression.GPConfig, shape: tuple[int, int]):
+    super().__init__(config)
+    self._shape = shape
 
   def train_batch(self, step: int) -> task_lib.Batch:
-    size, n, m = self.config.batch_size, self.max_context, self._targets
-    coords, values, query_coords, targets = (
-      jax.random.uniform(key, (size, slots, 1), minval=-2, maxval=2)
-      for key, slots in zip(
-        jax.random.split(self.key("train", step), 4), (n, n, m, m), strict=True
-      )
-    )
-    return task_lib.Batch(
-      coords=coords,
-      values=values,
-      mask=jnp.ones((size, n), bool),
-      query_coords=query_coords,
-      targets=targets,
-      query_mask=jnp.ones((size, m), bool),
-    )
-
-  def eval_batches(self) -> Iterator[task_lib.Batch]:
-    return iter(())  # random values are not evaluated
+    key = self.key("train", step)
+    return self._sample(key, shape=self._shape, kernel="rbf", sizes="filled")[0]
 
 
 def gp_frequency() -> dict[tuple[int, int], float]:
-  """How often a context of the published sizes, 3 to 46 tokens, falls in a shape."""
-  sizes, frequency, smallest = range(3, 47), {}, 0
-  for shape in GP_SHAPES:
-    inside = [n for n in sizes if smallest < n <= shape[0]]
-    frequency[shape], smallest = len(inside) / len(sizes), shape[0]
-  return frequency
+  """How often a batch has a shape: contexts of 3 to 46 tokens are equally frequent."""
+  sizes = gp.MAX_CONTEXT + 1 - gp.MIN_POINTS
+  return {
+    shape: (shape[0] + 1 - gp.smallest_context(shape)) / sizes for shape in gp.SHAPES
+  }
 
 
 def tasks(name: str, model: str) -> dict[str, tuple[task_lib.Task, float]]:
@@ -93,9 +66,9 @@ def tasks(name: str, model: str) -> dict[str, tuple[task_lib.Task, float]]:
     config = image_completion.ImageConfig(**options)
     return {"": (image_completion.ImageTask(config), 1.0)}
   if name == "gp":
-    config = config_lib.Config(model=model, num_layers=6, batch_size=size or 16)
+    config = gp_regression.GPConfig(model=model, batch_size=size or 16)
     return {
-      f"{shape}": (GPShapes(config, shape), share)
+      f"{shape}": (OneShape(config, shape), share)
       for shape, share in gp_frequency().items()
     }
   raise app.UsageError(f"--tasks are copy, gp and images, got {name}")

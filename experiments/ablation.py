@@ -95,9 +95,6 @@ GRIDS: dict[str, Rows] = {
   },
 }
 
-_GRID = flags.DEFINE_enum("grid", "recipe", list(GRIDS), "Which.")
-_OUT = flags.DEFINE_string("out", "runs/ablation", "Where everything goes.")
-
 
 def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
   """Trains and evaluates the rows that are not finished; a result for each."""
@@ -146,7 +143,7 @@ def main(argv: list[str]) -> None:
   """Runs the grid that the flags name."""
   del argv
   launch.quiet_libraries()
-  name, out = _GRID.value, epath.Path(_OUT.value)
+  name, out = flags.FLAGS.grid, epath.Path(flags.FLAGS.out)
   length = next(iter(GRIDS[name].values())).sequence_length
   try:
     results = run(GRIDS[name], out / name)
@@ -159,4 +156,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_enum("grid", "recipe", list(GRIDS), "Which.")
+  flags.DEFINE_string("out", "runs/ablation", "Where everything goes.")
   app.run(main)

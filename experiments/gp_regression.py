@@ -31,16 +31,19 @@ from tca_jax import objectives
 class GPConfig(Config):
   """The options of GP regression."""
 
-  PAPER = types.MappingProxyType(Config.PAPER | dict(one_size=True))
+  PAPER = types.MappingProxyType(Config.PAPER | dict(sizes="batch", num_frequencies=0))
 
   kernel: str = option(
     "rbf", "Of the evaluation; training is always on rbf.", gp.KERNELS, recipe=False
   )
-  one_size: bool = option(
-    False, "Whether a training batch has one size, or every example its own."
+  sizes: str = option(
+    "filled",
+    "Of a training batch: one, as published, or one an example, or one an example"
+    " with as many targets as there are slots.",
+    choices=gp.SIZES,
   )
   num_frequencies: int = option(
-    0, "Fourier features of the coordinates; the paper has none.", at_least=0
+    4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
   num_steps: int = option(20_000, "Training steps.", at_least=1)
   batch_size: int = option(16, "Functions a step, over all devices.", at_least=1)
@@ -67,14 +70,14 @@ class GPTask(task_lib.Task[GPConfig]):
       tca_jax.GaussianHead(1, min_std=None, dtype=dtype),
     )
     sample = functools.partial(gp.sample, batch_size=config.batch_size)
-    self._sample = jax.jit(sample, static_argnames=("shape", "kernel", "one_size"))
+    self._sample = jax.jit(sample, static_argnames=("shape", "kernel", "sizes"))
 
   def train_batch(self, step: int) -> task_lib.Batch:
     batch, _ = self._sample(
       jax.random.fold_in(self.key("train", step), 0),
       shape=gp.draw_shape((self.config.seed, 0, step)),
       kernel="rbf",
-      one_size=self.config.one_size,
+      sizes=self.config.sizes,
     )
     return batch
 
@@ -85,7 +88,7 @@ class GPTask(task_lib.Task[GPConfig]):
         self.key("eval", i),
         shape=gp.draw_shape((self.config.eval_seed, 1, i)),
         kernel=kernel,
-        one_size=True,
+        sizes="batch",
       )
       mean, std = gp.predictive(batch, process, kernel)
       ceiling = objectives.gaussian_log_likelihood(

@@ -41,7 +41,8 @@ def test_the_paper_recipe_is_the_published_one():
   assert (gp.adam_b1, gp.dropout, gp.num_layers) == (0.9, 0, 6)
   assert (copy.batch_size, gp.batch_size, image.batch_size) == (128, 16, 100)
   assert copy.clip_norm == gp.clip_norm == 1 and image.clip_norm == 0
-  assert copy.num_steps == gp.num_steps == 100_000 and gp.one_size
+  assert copy.num_steps == gp.num_steps == 100_000
+  assert (gp.sizes, gp.num_frequencies, image.num_frequencies) == ("batch", 0, 0)
   assert CopyConfig.paper(num_steps=3, learning_rate=1e-3).learning_rate == 1e-3
 
 

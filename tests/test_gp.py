@@ -13,8 +13,8 @@ from experiments.common.config import ConfigError
 from experiments.data import gp
 
 
-def _draw(size, shape=gp.SHAPES[1], kernel="rbf", seed=0, **kwargs):
-  return gp.sample(jax.random.key(seed), size, shape, kernel, **kwargs)
+def _draw(size, shape=gp.SHAPES[1], kernel="rbf", sizes="example"):
+  return gp.sample(jax.random.key(0), size, shape, kernel, sizes)
 
 
 def _sklearn(kernel, process, i):
@@ -24,9 +24,9 @@ def _sklearn(kernel, process, i):
   return scale**2 * kernels.Matern(length_scale, nu=2.5)
 
 
-@pytest.mark.parametrize("one_size", [False, True])
-def test_sizes_are_as_published(one_size):
-  num_context, num_targets = [], []
+@pytest.mark.parametrize("sizes", gp.SIZES)
+def test_sizes_are_as_published(sizes):
+  num_context = []
   for step in range(400):
     shape = gp.draw_shape((3, step))
     batch, _ = jax.eval_shape(lambda s=shape: _draw(4, s))
@@ -35,15 +35,19 @@ def test_sizes_are_as_published(one_size):
   shares = [num_context.count(shape) / 400 for shape in gp.SHAPES]
   np.testing.assert_allclose(shares, np.array([14, 16, 14]) / 44, atol=0.12)
   for shape in gp.SHAPES:
-    batch, _ = _draw(2000, shape, one_size=one_size)
+    batch, _ = _draw(2000, shape, sizes=sizes)
     num_context = np.asarray(batch.mask.sum(1))
     num_targets = np.asarray(batch.query_mask.sum(1))
-    assert num_targets.min() >= 3 and np.all(num_context + num_targets < 50)
-    if one_size:
+    if sizes == "batch":
       assert len(set(num_context)) == len(set(num_targets)) == 1
+      assert num_targets[0] >= 3 and num_context[0] + num_targets[0] < 50
       continue
     assert num_context.min() == gp.smallest_context(shape)
     assert num_context.max() == shape[0]
+    if sizes == "filled":
+      assert np.all(num_targets == shape[1])
+      continue
+    assert num_targets.min() >= 3 and np.all(num_context + num_targets < 50)
     share = (num_targets - 3 + 0.5) / (50 - num_context - 3)
     assert abs(share.mean() - 0.5) < 5 * 0.29 / np.sqrt(2000)
 
@@ -102,9 +106,11 @@ def test_the_ceiling_is_the_exact_posterior(kernel):
     np.testing.assert_allclose(std[i] ** 2, spread**2 + gp.NOISE**2, atol=1e-6)
 
 
-def test_an_unknown_kernel_is_refused():
+def test_unknown_options_are_refused():
   with pytest.raises(ValueError, match=r"kernel must be one of .*got 'cosine'"):
     _draw(2, kernel="cosine")
+  with pytest.raises(ValueError, match=r"sizes must be one of .*got 'all'"):
+    _draw(2, sizes="all")
   with pytest.raises(ConfigError, match=r"kernel must be one of .*got 'cosine'"):
     gp_regression.GPConfig(kernel="cosine")
 

@@ -134,6 +134,20 @@ def test_relaunching_a_finished_run_evaluates_it_again(finished, cache_dir):
   assert "--seed=4 contradicts the workdir" in wrong
 
 
+def test_more_paths_read_more_until_all_is_read(finished, cache_dir, tmp_path):
+  workdir, result = finished
+  output = _finish(_start(workdir, cache_dir, f"--out={tmp_path}", mode="paths"))
+  written = json.loads((tmp_path / "paths.json").read_text())
+  rows = written["rows"]
+  assert [row["num_paths"] for row in rows] == [1, 2, 4, 8, "all"]
+  assert [row["tokens_fraction"] for row in rows] == [3 / 4, 1, 1, 1, 1]
+  assert rows[0]["accuracy"] == pytest.approx(result["accuracy"])
+  for row in rows[2:]:  # four leaves
+    assert row["accuracy"] == pytest.approx(result["full_accuracy"])
+  assert all(row["us_per_query"] > 0 for row in rows)
+  assert written["command"] and "paths followed at once" in output
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_resumes_bit_for_bit(sent, tmp_path, cache_dir, finished):
   workdir = epath.Path(tmp_path / "run")

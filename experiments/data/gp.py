@@ -11,6 +11,8 @@ from experiments.common.task import Batch
 
 Kernel = typing.Literal["rbf", "matern52"]
 KERNELS: tuple[str, ...] = typing.get_args(Kernel)
+Sizes = typing.Literal["filled", "example", "batch"]
+SIZES: tuple[str, ...] = typing.get_args(Sizes)
 MAX_POINTS = 50  # context and targets together are fewer
 MIN_POINTS = 3
 MAX_CONTEXT = MAX_POINTS - MIN_POINTS - 1
@@ -50,7 +52,7 @@ def sample(
   batch_size: int,
   shape: tuple[int, int],
   kernel: Kernel,
-  one_size: bool = False,
+  sizes: Sizes,
 ) -> tuple[Batch, Process]:
   """Draws functions, and context and target points of each, by masks in one shape.
 
@@ -63,20 +65,26 @@ def sample(
     batch_size: B.
     shape: one of `SHAPES`, (N, M).
     kernel: of the process.
-    one_size: whether all examples have one number of context points and one of
-      targets, as published; else each draws its own.
+    sizes: "batch": all examples have one num_ctx and one num_tar, as published.
+      "example": each draws its own. "filled": each draws its num_ctx, and every
+      slot for targets holds one; targets are predicted apart from each other, so
+      that more of them are no other task, but teach more.
 
   Returns:
     A `Batch` with C = 1 and E = 1, and the `Process` of each example.
   """
+  if sizes not in SIZES:
+    raise ValueError(f"sizes must be one of {SIZES}, got {sizes!r}")
   context_rng, target_rng, x_rng, process_rng, y_rng = jax.random.split(rng, 5)
-  draws = (1 if one_size else batch_size,)
+  draws = (1 if sizes == "batch" else batch_size,)
   num_context = jax.random.randint(
     context_rng, draws, smallest_context(shape), shape[0] + 1
   )
   num_targets = jax.random.randint(
     target_rng, draws, MIN_POINTS, MAX_POINTS - num_context
   )
+  if sizes == "filled":
+    num_targets = jnp.full(draws, shape[1])
   x, masks = [], []
   for key, slots, count in zip(
     jax.random.split(x_rng), shape, (num_context, num_targets), strict=True

@@ -44,7 +44,7 @@ class OneShape(gp_regression.GPTask):
 
   def train_batch(self, step: int) -> task_lib.Batch:
     key = self.key("train", step)
-    return self._sample(key, shape=self._shape, kernel="rbf", sizes="filled")[0]
+    return self._sample(key, shape=self._shape, kernel="rbf", sizes="example")[0]
 
 
 def gp_frequency() -> dict[tuple[int, int], float]:

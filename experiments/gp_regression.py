@@ -37,15 +37,13 @@ class GPConfig(Config):
     "rbf", "Of the evaluation; training is always on rbf.", gp.KERNELS, recipe=False
   )
   sizes: str = option(
-    "filled",
-    "Of a training batch: one, as published, or one an example, or one an example"
-    " with as many targets as there are slots.",
-    choices=gp.SIZES,
+    "example", "Whether each example has its own size, or one a batch.", gp.SIZES
   )
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
   num_steps: int = option(20_000, "Training steps.", at_least=1)
+  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
   batch_size: int = option(16, "Functions a step, over all devices.", at_least=1)
   num_layers: int = option(6, "Transformer layers of the encoder.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)

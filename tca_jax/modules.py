@@ -398,6 +398,9 @@ class TreeCrossAttention(_ReadOut):
       paper stops them at the input of every aggregation.
     num_paths: how many paths are followed where `train` is False, see
       `retrieval.read`.
+    teacher_temperature: of the leaf attention as the target of routing: weights,
+      averaged over heads, to the power of 1 / temperature. Heads that attend to
+      nothing in particular then matter less.
   """
 
   branch_factor: int = 2
@@ -407,6 +410,7 @@ class TreeCrossAttention(_ReadOut):
   share_policy: bool = True
   tree_gradient: bool = True
   num_paths: int = 1
+  teacher_temperature: float = 0.5
 
   def setup(self) -> None:
     super().setup()
@@ -509,7 +513,10 @@ class TreeCrossAttention(_ReadOut):
     attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
     out = jax.vmap(attend)(projected, memory, policy_query, rngs)
     leaves = _attend_all(projected, _leaves(memory))
-    weights = jnp.mean(leaves.weights, axis=-2)
+    weights = jax.lax.stop_gradient(jnp.mean(leaves.weights, axis=-2))
+    weights **= 1 / self.teacher_temperature
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights /= jnp.where(total > 0, total, 1)
     mass = tree_lib.subtree_mass(weights, memory.tree.branch_factor)
     targets = jax.vmap(jax.vmap(objectives.routing_targets))(mass, out.path)
     # The children of the last node visited are the leaves read by themselves.

@@ -102,6 +102,9 @@ class Config:
     0.01, "Weight of the entropy bonus, within REINFORCE.", at_least=0
   )
   routing_weight: float = option(1.0, "Weight of the routing loss.", at_least=0)
+  teacher_temperature: float = option(
+    0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
+  )
   baseline: str = option("batch", "Of REINFORCE.", choices=objectives.BASELINES)
   baseline_value: float = option(0.0, "Of the baseline 'constant'.")
   reward: str = option(

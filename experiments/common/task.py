@@ -105,6 +105,7 @@ def build_read_out(config: Config, max_context: int) -> nn.Module:
     share_policy=config.share_policy,
     tree_gradient=config.tree_gradient,
     num_paths=config.num_paths,
+    teacher_temperature=config.teacher_temperature,
     **shared,
   )
 

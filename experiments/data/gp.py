@@ -11,7 +11,7 @@ from experiments.common.task import Batch
 
 Kernel = typing.Literal["rbf", "matern52"]
 KERNELS: tuple[str, ...] = typing.get_args(Kernel)
-Sizes = typing.Literal["filled", "example", "batch"]
+Sizes = typing.Literal["example", "batch"]
 SIZES: tuple[str, ...] = typing.get_args(Sizes)
 MAX_POINTS = 50  # context and targets together are fewer
 MIN_POINTS = 3
@@ -66,9 +66,7 @@ def sample(
     shape: one of `SHAPES`, (N, M).
     kernel: of the process.
     sizes: "batch": all examples have one num_ctx and one num_tar, as published.
-      "example": each draws its own. "filled": each draws its num_ctx, and every
-      slot for targets holds one; targets are predicted apart from each other, so
-      that more of them are no other task, but teach more.
+      "example": each draws its own.
 
   Returns:
     A `Batch` with C = 1 and E = 1, and the `Process` of each example.
@@ -83,8 +81,6 @@ def sample(
   num_targets = jax.random.randint(
     target_rng, draws, MIN_POINTS, MAX_POINTS - num_context
   )
-  if sizes == "filled":
-    num_targets = jnp.full(draws, shape[1])
   x, masks = [], []
   for key, slots, count in zip(
     jax.random.split(x_rng), shape, (num_context, num_targets), strict=True

@@ -34,6 +34,9 @@ class CopyConfig(Config):
   sequence_length: int = option(
     64, "T, even: half to read, half to recall.", at_least=4
   )
+  teacher_temperature: float = option(
+    0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
+  )
   tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
 
   def __post_init__(self):

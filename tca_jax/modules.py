@@ -399,8 +399,10 @@ class TreeCrossAttention(_ReadOut):
     num_paths: how many paths are followed where `train` is False, see
       `retrieval.read`.
     teacher_temperature: of the leaf attention as the target of routing: weights,
-      averaged over heads, to the power of 1 / temperature. Heads that attend to
-      nothing in particular then matter less.
+      averaged over heads, to the power of 1 / temperature. Below 1, heads that
+      attend to nothing in particular matter less; but where what matters is spread
+      over many tokens, attention and policy may sharpen each other until all
+      queries read one leaf.
   """
 
   branch_factor: int = 2
@@ -410,7 +412,7 @@ class TreeCrossAttention(_ReadOut):
   share_policy: bool = True
   tree_gradient: bool = True
   num_paths: int = 1
-  teacher_temperature: float = 0.5
+  teacher_temperature: float = 1.0
 
   def setup(self) -> None:
     super().setup()

@@ -103,7 +103,7 @@ class Config:
   )
   routing_weight: float = option(1.0, "Weight of the routing loss.", at_least=0)
   teacher_temperature: float = option(
-    0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
+    1.0, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )
   baseline: str = option("batch", "Of REINFORCE.", choices=objectives.BASELINES)
   baseline_value: float = option(0.0, "Of the baseline 'constant'.")

@@ -35,6 +35,7 @@ def test_the_paper_recipe_is_the_published_one():
   for config in (copy, gp, image):
     assert config.learning_rate == 5e-4 and config.lambda_rl == config.lambda_ca == 1
     assert config.routing_weight == 0 and not config.tree_gradient
+    assert config.share_policy
     assert (config.baseline, config.baseline_value) == ("constant", 0)
     assert config.entropy_weight == 0.01 and config.warmup_steps == 0
   assert (copy.adam_b1, copy.dropout, copy.num_layers) == (0.1, 0.1, 0)

@@ -1,14 +1,18 @@
 """GP regression: sizes, kernels and hyper-parameters drawn, and the exact posterior."""
 
 import chex
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 from sklearn import gaussian_process
 from sklearn.gaussian_process import kernels
 
 from experiments import gp_regression
+from experiments.common import evaluate
+from experiments.common import train
 from experiments.common.config import ConfigError
 from experiments.data import gp
 
@@ -146,3 +150,17 @@ def test_no_prediction_beats_the_ceiling():
   for other in ((mean + 0.1 * std, std), (mean, 1.1 * std), (mean, 0.9 * std)):
     assert score(*other) < best
   assert jnp.isfinite(best)
+
+
+def test_end_to_end(tmp_path):
+  config = gp_regression.GPConfig(
+    num_layers=1, num_steps=1, batch_size=2, eval_batches=1, kernel="matern52"
+  )
+  task = gp_regression.GPTask(config)
+  workdir = epath.Path(tmp_path / "run")
+  train.train(task, workdir)
+  result = evaluate.evaluate_workdir(task, workdir)
+  assert result["ceiling_log_likelihood"] > result["log_likelihood"]
+  assert result["num_examples"] == 2
+  assert result["tokens_fraction_largest"] == 7 / 46
+  assert Image.open(workdir / "functions.png").size[0] > 800

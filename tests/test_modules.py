@@ -188,6 +188,13 @@ def test_training_reads_the_leaves_too(rng):
   np.testing.assert_allclose(below[..., :-1], mass[..., 1:], rtol=1e-5, atol=1e-7)
 
 
+def _leaf_weights(model, memory, queries):
+  """`[B, M, H, L]`, the leaf attention."""
+  read_out = model.read_out
+  projected = read_out._queries(model.embedder.queries(queries), len(queries))
+  return modules._attend_all(projected, modules._leaves(memory)).weights
+
+
 def test_the_best_leaf_is_found_by_reading_it_alone(rng):
   model, inputs = _model("tca"), _inputs(rng)
   params = _params(model, inputs)
@@ -196,13 +203,9 @@ def test_the_best_leaf_is_found_by_reading_it_alone(rng):
   )
   coords, values, query_coords, mask = inputs
 
-  def weights(model, memory, queries):
-    read_out = model.read_out
-    projected = read_out._queries(model.embedder.queries(queries), len(coords))
-    return modules._attend_all(projected, modules._leaves(memory)).weights
-
   memory = _apply(model, params, coords, values, mask, method="index")
-  best = model.apply(params, memory, query_coords, method=weights).mean(2).argmax(-1)
+  weights = model.apply(params, memory, query_coords, method=_leaf_weights)
+  best = weights.mean(2).argmax(-1)
   found = []
   for seed in range(4):
     out = read(params, jax.random.key(seed))
@@ -211,6 +214,26 @@ def test_the_best_leaf_is_found_by_reading_it_alone(rng):
     np.testing.assert_array_equal(out.best_leaf_read, (alone & walk.mask).any(-1))
     found.append(np.asarray(out.best_leaf_read))
   assert 0 < np.mean(found) < 1
+
+
+def test_the_teacher_is_the_leaf_attention_to_a_power(rng):
+  inputs, rngs = _inputs(rng), {"policy": jax.random.key(1)}
+  coords, values, query_coords, mask = inputs
+  plain = _model("tca")
+  params = _params(plain, inputs)
+  memory = _apply(plain, params, coords, values, mask, method="index")
+  root = {}
+  for temperature in (1.0, 0.5):
+    read_out = plain.read_out.clone(teacher_temperature=temperature)
+    model = plain.clone(read_out=read_out)
+    out = jax.jit(lambda p, m=model: m.apply(p, *inputs, train=True, rngs=rngs))(params)
+    root[temperature] = out.reading.routing_targets[..., 0, :]
+  weights = plain.apply(params, memory, query_coords, method=_leaf_weights)
+  sharp = np.asarray(weights.mean(2)) ** 2
+  sharp /= sharp.sum(-1, keepdims=True)
+  halves = sharp.reshape(*sharp.shape[:2], 2, -1).sum(-1)
+  np.testing.assert_allclose(root[0.5], halves, rtol=1e-4, atol=1e-6)
+  assert not np.allclose(root[1.0], halves, atol=1e-3)
 
 
 def test_num_paths_reads_more_up_to_all(rng):

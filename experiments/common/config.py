@@ -67,6 +67,7 @@ class Config:
       dict(
         num_steps=100_000,
         num_layers=6,
+        share_policy=True,
         tree_gradient=False,
         learning_rate=5e-4,
         warmup_steps=0,

@@ -34,7 +34,6 @@ class CopyConfig(Config):
   sequence_length: int = option(
     64, "T, even: half to read, half to recall.", at_least=4
   )
-  share_policy: bool = option(False, "Whether policy and attention share weights.")
   teacher_temperature: float = option(
     0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )

@@ -43,7 +43,7 @@ class GPConfig(Config):
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
   num_steps: int = option(20_000, "Training steps.", at_least=1)
-  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
+  learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
   batch_size: int = option(16, "Functions a step, over all devices.", at_least=1)
   num_layers: int = option(6, "Transformer layers of the encoder.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)

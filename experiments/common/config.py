@@ -85,7 +85,7 @@ class Config:
   num_layers: int = option(0, "Transformer layers of the encoder.", at_least=0)
   branch_factor: int = option(2, "Children of a node of the tree.", at_least=2)
   tree_order: str = option("kd", "How the tree is built.", choices=tree.ORDERS)
-  share_policy: bool = option(True, "Whether policy and attention share weights.")
+  share_policy: bool = option(False, "Whether policy and attention share weights.")
   tree_gradient: bool = option(True, "Whether gradients flow down the tree.")
   num_latents: int = option(
     0, "Latents of Perceiver IO; 0: as many as TCA reads nodes.", at_least=0

@@ -92,7 +92,7 @@ def test_a_config_of_another_experiment_is_refused(tmp_path):
 
 def test_every_option_survives_json(tmp_path):
   path = epath.Path(tmp_path / "x.json")
-  config = ImageConfig(learning_rate=3e-4, share_policy=False)
+  config = ImageConfig(learning_rate=3e-4, share_policy=True)
   config_lib.write_json(path, dataclasses.asdict(config))
   assert ImageConfig(**json.loads(path.read_text())) == config
   assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -7,6 +7,8 @@ import pathlib
 from etils import epath
 import pytest
 
+from experiments import copy_task
+from experiments import gp_regression
 from experiments import image_completion
 from experiments.common import config as config_lib
 from experiments.common import evaluate
@@ -25,17 +27,23 @@ def test_a_checkpoint_is_small_and_says_how_it_was_made(name):
   assert result["commit"] and result["command"] and result["train_seconds"] > 0
 
 
-@pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith("image_")])
-def test_an_image_checkpoint_restores_and_predicts(name, tmp_path):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_checkpoint_restores_and_predicts(name, tmp_path):
+  """A part of the evaluation that the kept result is the mean of comes close to it."""
+  config_class, task_class, options, tolerance = {
+    "copy": (copy_task.CopyConfig, copy_task.CopyTask, dict(eval_batches=1), 0.01),
+    "gp": (gp_regression.GPConfig, gp_regression.GPTask, dict(eval_batches=12), 0.5),
+    "image": (
+      image_completion.ImageConfig,
+      image_completion.ImageTask,
+      dict(eval_batches=8, data_dir=str(tmp_path / "data")),
+      0.15,
+    ),
+  }[name.split("_")[0]]
   workdir = epath.Path(ROOT / "checkpoints" / name)
-  config = dataclasses.replace(
-    config_lib.load(image_completion.ImageConfig, workdir),
-    data_dir=str(tmp_path / "data"),
-    eval_batches=8,
-  )
-  task = image_completion.ImageTask(config)
+  config = config_lib.load(config_class, workdir)
+  task = task_class(dataclasses.replace(config, **options))
   result = evaluate.evaluate_workdir(task, workdir, epath.Path(tmp_path))
   expected = json.loads((ROOT / "results" / f"{name}.json").read_text())
-  # 64 of the 500 digits that the kept result is the mean of.
-  assert result["num_examples"] == 64
-  assert result["log_likelihood"] == pytest.approx(expected["log_likelihood"], abs=0.15)
+  assert result["num_examples"] == options["eval_batches"] * config.batch_size
+  assert result[task.metric] == pytest.approx(expected[task.metric], abs=tolerance)

@@ -10,7 +10,6 @@ makes is under runs/demo; a second run finds its training done.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import sys
 import time
 import typing
@@ -177,19 +176,11 @@ def reader(
   query_coords: jax.Array,
 ) -> tuple[Callable[[], typing.Any], int]:
   """A function that reads one context's memory, compiled; and its queries."""
-  index, predict = jitted(task)
+  memory = task_lib.jitted(task, "index")(params, coords, values)
+  predict = task_lib.jitted(task, "read")
   read = jax.jit(lambda *inputs: predict(*inputs).output)
-  memory = index(params, coords, values)
   num_queries = query_coords.shape[1]
   return lambda: read(params, memory, query_coords), num_queries
-
-
-def jitted(task: task_lib.Task) -> tuple[Callable[..., typing.Any], ...]:
-  """The model's `index` and `read`, to be called with the parameters first."""
-  return (
-    jax.jit(functools.partial(task.model.apply, method="index")),
-    jax.jit(functools.partial(task.model.apply, method="read")),
-  )
 
 
 def us_per_query(
@@ -213,7 +204,7 @@ def complete(
   rows, columns = np.divmod(np.arange(height * width), width)
   pixels = np.stack([rows, columns], axis=-1)
   grid = images.scale(pixels, height, width)
-  index, read = jitted(task)
+  index, read = (task_lib.jitted(task, method) for method in ("index", "read"))
   found = []
   for image in chosen:
     picked = rng.permutation(height * width)[:100]

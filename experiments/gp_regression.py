@@ -121,16 +121,10 @@ class GPTask(task_lib.Task[GPConfig]):
       query_mask=jnp.ones((1, x.size), bool),
     )
 
-    @jax.jit
-    def read(params, batch):
-      memory = self.model.apply(
-        params, batch.coords, batch.values, batch.mask, method="index"
-      )
-      prediction = self.model.apply(params, memory, batch.query_coords, method="read")
-      return memory.tree, prediction
-
-    tree, prediction = jax.device_get(read(params, batch))
-    tree = jax.tree.map(lambda array: array[0], tree)
+    index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
+    memory = index(params, batch.coords, batch.values, batch.mask)
+    prediction = jax.device_get(read(params, memory, batch.query_coords))
+    tree = jax.tree.map(lambda array: array[0], jax.device_get(memory.tree))
     exact_mean, exact_std = gp.predictive(batch, process, kernel)
     queries = {}
     for query in (60, 200, 340):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import typing
 
 from etils import epath
@@ -87,7 +86,7 @@ def evaluate_paths(
 def _reader(task: task_lib.Task, params: typing.Any, method: str) -> Callable:
   """A call that reads the memories of the first batch of the evaluation."""
   batch = next(task.eval_batches())
-  index = jax.jit(functools.partial(task.model.apply, method="index"))
-  read = jax.jit(lambda *inputs: task.model.apply(*inputs, method=method).output)
+  index, predict = task_lib.jitted(task, "index"), task_lib.jitted(task, method)
   memory = index(params, batch.coords, batch.values, batch.mask)
+  read = jax.jit(lambda *inputs: predict(*inputs).output)
   return lambda: read(params, memory, batch.query_coords)

@@ -1,7 +1,9 @@
 """What the train loop and the evaluation know of a task, and its model."""
 
 import abc
+from collections.abc import Callable
 from collections.abc import Iterator
+import functools
 import typing
 
 import chex
@@ -88,6 +90,11 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
     return jax.random.fold_in(
       jax.random.fold_in(jax.random.key(seed), names.index(stream)), i
     )
+
+
+def jitted(task: Task, method: str) -> Callable[..., typing.Any]:
+  """A method of the task's model, compiled; to be called with the parameters first."""
+  return jax.jit(functools.partial(task.model.apply, method=method))
 
 
 def build_read_out(config: Config, max_context: int) -> nn.Module:

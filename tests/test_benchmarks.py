@@ -35,7 +35,12 @@ def _run(name, out, *arguments):
       {"order_host", "order_traced", "order_ckdtree", "aggregate_and_cache"},
       "ms",
     ),
-    ("training", ["--tasks=gp", "--batch_size=2"], {"tca", "ca", "perceiver"}, "ms"),
+    (
+      "training",
+      ["--tasks=gp", "--batch_size=2"],
+      {"tca", "tca_shared", "ca", "perceiver"},
+      "ms",
+    ),
     (
       "sweep",
       ["--num_tokens=16", "--widths=64", "--heads=4", "--branch_factors=4"],

@@ -66,14 +66,17 @@ def tasks(name: str, system: str) -> dict[str, tuple[task_lib.Task, float]]:
   """The task, or its shapes, with the share of steps that each has."""
   size, options = _BATCH.value, SYSTEMS[system]
   if name == "copy":
-    options = dict(options, sequence_length=256, batch_size=size or 128)
-    return {"": (copy_task.CopyTask(copy_task.CopyConfig(**options)), 1.0)}
+    config = copy_task.CopyConfig(
+      sequence_length=256, batch_size=size or 128, **options
+    )
+    return {"": (copy_task.CopyTask(config), 1.0)}
   if name == "images":
-    options = dict(options, batch_size=size or 100, data_dir=_DATA_DIR.value)
-    config = image_completion.ImageConfig(**options)
+    config = image_completion.ImageConfig(
+      batch_size=size or 100, data_dir=_DATA_DIR.value, **options
+    )
     return {"": (image_completion.ImageTask(config), 1.0)}
   if name == "gp":
-    config = gp_regression.GPConfig(**options, batch_size=size or 16)
+    config = gp_regression.GPConfig(batch_size=size or 16, **options)
     return {
       f"{shape}": (OneShape(config, shape), share)
       for shape, share in gp_frequency().items()

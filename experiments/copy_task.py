@@ -3,7 +3,9 @@
   python -m experiments.copy_task --workdir=runs/copy --model=tca --num_steps=500
 
 trains on sequences of T = 64 and evaluates on 3,200 fresh ones: about a minute on
-two CPU cores. The demo does the same; what it reached is in results/demo.json.
+two CPU cores. The demo does the same; what it reached is in results/demo.json. With
+--sequence_length=256 --num_steps=1500 it takes some minutes and reads 8 of 128 tokens:
+results/copy_t256_tca.json.
 """
 
 from collections.abc import Iterator

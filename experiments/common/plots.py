@@ -239,7 +239,7 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
         zorder=3 if i == 0 else 2,
       )
   for panel, label in zip(panels, ("sequences", "seconds of training"), strict=True):
-    panel.set(xlabel=label, ylim=(0, 1.02))
+    panel.set(xlabel=label, xscale="log", ylim=(0, 1.02))
     panel.grid(alpha=0.3)
   panels[0].set_ylabel("reward in training (sampled walks)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")

@@ -9,6 +9,7 @@ matplotlib.use("agg")  # no screen is needed
 
 from matplotlib import patches
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 import numpy as np
 
 import tca_jax
@@ -240,6 +241,9 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
       )
   for panel, label in zip(panels, ("sequences", "seconds of training"), strict=True):
     panel.set(xlabel=label, xscale="log", ylim=(0, 1.02))
+    panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    panel.xaxis.set_minor_formatter(ticker.NullFormatter())
     panel.grid(alpha=0.3)
   panels[0].set_ylabel("reward in training (sampled walks)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")

@@ -188,6 +188,7 @@ def define_flags(config_class: type[Config]) -> None:
   for name in (
     "mode",
     "workdir",
+    "out",
     "recipe",
     *(f.name for f in dataclasses.fields(config_class)),
   ):

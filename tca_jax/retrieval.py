@@ -211,8 +211,7 @@ def attend(
   Raises:
     ValueError: if a query does not fit the memory.
   """
-  shares_policy = policy_query is None and memory.policy_keys is None
-  policy_query, policy_keys = _policy(query, memory, policy_query)
+  policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   policy = jax.lax.stop_gradient((policy_query, policy_keys))
   walk = _walk(*policy, memory.tree, rng)
   policy_logits = _logits(policy_query, _rows(policy_keys, walk.node))
@@ -230,13 +229,10 @@ def attend(
 
   # --- The attention.
   nodes = _nodes_read(walk, memory.tree)
-  weights = attention.masked_softmax(
-    _read_logits(logits, walk), nodes["mask"][:, None], axis=0
-  )
-  values = _rows(memory.values, walk.slots).astype(jnp.float32)
-  output = jnp.sum(weights[..., None] * values, axis=0)
   return TreeAttentionOutput(
-    output=output.astype(memory.values.dtype),
+    output=_attend_slots(
+      _read_logits(logits, walk), walk.slots, nodes["mask"], memory.values
+    ),
     **nodes,
     path=walk.path,
     counted=walk.counted,
@@ -274,8 +270,7 @@ def read(
     raise ValueError(f"num_paths must be at least 1, got {num_paths}")
   if num_paths > 1:
     return _read_paths(query, memory, policy_query, num_paths)
-  shares_policy = policy_query is None and memory.policy_keys is None
-  policy_query, policy_keys = _policy(query, memory, policy_query)
+  policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   walk = _walk(policy_query, policy_keys, memory.tree)
   logits = walk.read_logits
   if not shares_policy:
@@ -310,8 +305,7 @@ def _read_paths(
   num_paths: int,
 ) -> TreeReading:
   """`read` along several paths; for one, the same by another way."""
-  shares_policy = policy_query is None and memory.policy_keys is None
-  policy_query, policy_keys = _policy(query, memory, policy_query)
+  policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   tree = memory.tree
   b, depth, num_valid = tree.branch_factor, tree.depth, tree.num_valid
   children = jnp.arange(b, dtype=jnp.int32)
@@ -351,18 +345,11 @@ def _read_paths(
   add(depth, node, dealt, logits)
 
   slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
-  weights = attention.masked_softmax(
-    jnp.concatenate(read_logits), mask[:, None], axis=0
-  )
-  values = _rows(memory.values, slot).astype(jnp.float32)
-  output = jnp.sum(weights[..., None] * values, axis=0)
-  starts = [level_slots(tree, level).start for level in levels]
   leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))
   digits = [leaf // b ** (depth - 1 - level) % b for level in range(depth)]
   return TreeReading(
-    output=output.astype(memory.values.dtype),
-    level=jnp.array(levels, jnp.int32),
-    index=slot - jnp.array(starts, jnp.int32),
+    output=_attend_slots(jnp.concatenate(read_logits), slot, mask, memory.values),
+    **_places(slot, levels, tree),
     mask=mask,
     path=jnp.array(digits, jnp.int32),
   )
@@ -474,13 +461,18 @@ def _read_logits(logits: jax.Array, walk: _Walk) -> jax.Array:
 
 def _policy(
   query: jax.Array, memory: TreeMemory, policy_query: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-  """The policy's query and keys; ValueError if a query does not fit the memory."""
+) -> tuple[jax.Array, jax.Array, bool]:
+  """The policy's query and keys, and whether they are the attention's.
+
+  Raises:
+    ValueError: if a query does not fit the memory.
+  """
+  shares_policy = policy_query is None and memory.policy_keys is None
   _check_query("query", query, memory.keys)
   policy_query = query if policy_query is None else policy_query
   policy_keys = memory.keys if memory.policy_keys is None else memory.policy_keys
   _check_query("policy_query", policy_query, policy_keys)
-  return policy_query, policy_keys
+  return policy_query, policy_keys, shares_policy
 
 
 def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
@@ -503,16 +495,31 @@ def _siblings(x: jax.Array, choice: jax.Array) -> jax.Array:
   return jnp.where(kept, x[..., :-1], x[..., 1:])
 
 
+def _attend_slots(
+  logits: jax.Array, slots: jax.Array, mask: jax.Array, values: jax.Array
+) -> jax.Array:
+  """`[H, Dv]`, the attention over slots `[n]` of a memory by their logits `[n, H]`."""
+  weights = attention.masked_softmax(logits, mask[:, None], axis=0)
+  read = _rows(values, slots).astype(jnp.float32)
+  return jnp.sum(weights[..., None] * read, axis=0).astype(values.dtype)
+
+
 def _nodes_read(walk: _Walk, tree: tree_lib.Tree) -> dict[str, jax.Array]:
   """The fields level, index and mask of a `TreeReading`."""
   b, depth = tree.branch_factor, tree.depth
   levels = [l for l in range(1, depth + 1) for _ in range(b - 1)] + [depth]
-  starts = [level_slots(tree, level).start for level in levels]
   mask = _siblings(walk.valid, walk.path[:, None])
+  return _places(walk.slots, levels, tree) | {"mask": jnp.append(mask, walk.leaf_valid)}
+
+
+def _places(
+  slots: jax.Array, levels: Sequence[int], tree: tree_lib.Tree
+) -> dict[str, jax.Array]:
+  """The fields level and index of a `TreeReading`, of slots on known levels."""
+  starts = [level_slots(tree, level).start for level in levels]
   return {
     "level": jnp.array(levels, jnp.int32),
-    "index": walk.slots - jnp.array(starts, jnp.int32),
-    "mask": jnp.append(mask, walk.leaf_valid),
+    "index": slots - jnp.array(starts, jnp.int32),
   }
 
 

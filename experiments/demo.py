@@ -177,10 +177,7 @@ def reader(
 ) -> tuple[Callable[[], typing.Any], int]:
   """A function that reads one context's memory, compiled; and its queries."""
   memory = task_lib.jitted(task, "index")(params, coords, values)
-  predict = task_lib.jitted(task, "read")
-  read = jax.jit(lambda *inputs: predict(*inputs).output)
-  num_queries = query_coords.shape[1]
-  return lambda: read(params, memory, query_coords), num_queries
+  return task_lib.reader(task, params, memory, query_coords), query_coords.shape[1]
 
 
 def us_per_query(

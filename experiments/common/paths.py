@@ -1,11 +1,9 @@
 """Quality and time against the number of paths that a query follows at once."""
 
-from collections.abc import Callable
 import dataclasses
 import typing
 
 from etils import epath
-import jax
 
 from experiments.common import checkpoints
 from experiments.common import config as config_lib
@@ -43,6 +41,9 @@ def evaluate_paths(
     )
   step, params = checkpoints.restore_params(workdir, train.init_params(task))
   metric, rows, reads, full = task.metric, [], {}, 0.0
+  batch = next(task.eval_batches())
+  index = task_lib.jitted(task, "index")
+  memory = index(params, batch.coords, batch.values, batch.mask)
   for num_paths in NUM_PATHS:
     config = dataclasses.replace(task.config, num_paths=num_paths)
     own = type(task)(config)
@@ -55,14 +56,16 @@ def evaluate_paths(
         "tokens_fraction_largest": own.largest_read / own.max_context,
       }
     )
-    reads[num_paths], full = _reader(own, params, "read"), result["full_" + metric]
+    reads[num_paths] = task_lib.reader(own, params, memory, batch.query_coords)
+    full = result["full_" + metric]
   rows.append({"num_paths": "all", metric: full})
   rows[-1] |= {"tokens_fraction": 1.0, "tokens_fraction_largest": 1.0}
-  reads["all"] = _reader(task, params, "read_leaves")
+  reads["all"] = task_lib.reader(
+    task, params, memory, batch.query_coords, "read_leaves"
+  )
   seconds = measure.interleaved(reads)
-  num_queries = next(task.eval_batches()).query_mask.size
   for row in rows:
-    row["us_per_query"] = 1e6 * seconds[row["num_paths"]] / num_queries
+    row["us_per_query"] = 1e6 * seconds[row["num_paths"]] / batch.query_mask.size
   measure.table(
     f"{workdir.name}, step {step}: paths followed at once",
     ("paths", metric, "tokens read", "at the largest context", "us/query"),
@@ -81,12 +84,3 @@ def evaluate_paths(
   content = {"rows": rows, "step": step, **measure.provenance(), "config": config}
   config_lib.write_json(out / PATHS_FILE, content)
   return rows
-
-
-def _reader(task: task_lib.Task, params: typing.Any, method: str) -> Callable:
-  """A call that reads the memories of the first batch of the evaluation."""
-  batch = next(task.eval_batches())
-  index, predict = task_lib.jitted(task, "index"), task_lib.jitted(task, method)
-  memory = index(params, batch.coords, batch.values, batch.mask)
-  read = jax.jit(lambda *inputs: predict(*inputs).output)
-  return lambda: read(params, memory, batch.query_coords)

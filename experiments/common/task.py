@@ -97,6 +97,19 @@ def jitted(task: Task, method: str) -> Callable[..., typing.Any]:
   return jax.jit(functools.partial(task.model.apply, method=method))
 
 
+def reader(
+  task: Task,
+  params: typing.Any,
+  memory: typing.Any,
+  query_coords: jax.Array,
+  method: str = "read",
+) -> Callable[[], typing.Any]:
+  """A compiled call that predicts from memories, to be timed: the output alone."""
+  predict = jitted(task, method)
+  read = jax.jit(lambda *inputs: predict(*inputs).output)
+  return lambda: read(params, memory, query_coords)
+
+
 def build_read_out(config: Config, max_context: int) -> nn.Module:
   """The read-out that a config asks for."""
   dtype = jnp.dtype(config.dtype)

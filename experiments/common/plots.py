@@ -126,8 +126,7 @@ def plot_completions(completions: list[Completion], path: epath.PathLike) -> Non
     " pixels",
     fontsize=9,
   )
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  _save(figure, path)
 
 
 def plot_functions(fits: list[FunctionFit], path: epath.PathLike) -> None:
@@ -169,8 +168,7 @@ def plot_functions(fits: list[FunctionFit], path: epath.PathLike) -> None:
     " they sum up, dark near the root)",
     fontsize=9,
   )
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  _save(figure, path)
 
 
 def plot_read_times(
@@ -212,8 +210,7 @@ def plot_read_times(
       axes.set_title(f"{queries}: TCA ahead from {ahead:,} tokens")
     axes.grid(alpha=0.3)
   grid[0][0].legend(fontsize="small")
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  _save(figure, path)
 
 
 def plot_curves(results: list[dict], path: epath.PathLike) -> None:
@@ -247,5 +244,10 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
     panel.grid(alpha=0.3)
   panels[0].set_ylabel("reward in training (sampled walks)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+  _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: epath.PathLike) -> None:
+  """Writes a figure as PNG, and frees it."""
   figure.savefig(path, dpi=110)
   plt.close(figure)

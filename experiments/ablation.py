@@ -3,8 +3,8 @@
   python -m experiments.ablation --grid=recipe --out=runs/ablation
 
 trains the rows of a grid one after the other, each in a workdir of its own, evaluates
-each on the validation seed, and writes OUT/<grid>.json and .png. The same command goes
-on where it stopped, and draws what is finished.
+each on the validation seed, and writes OUT/<grid>.json and .png once all are done. The
+same command goes on where it stopped.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ GRIDS: dict[str, Rows] = {
 
 
 def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
-  """Trains and evaluates the rows that are not finished; a result for each."""
+  """Trains the rows that are not finished, and evaluates all; a result for each."""
   results = []
   for name, config in rows.items():
     workdir = folder / name.replace(" ", "_").replace(":", "").replace(",", "")

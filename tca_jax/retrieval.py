@@ -276,21 +276,10 @@ def read(
   if not shares_policy:
     logits = _read_logits(_logits(query, _rows(memory.keys, walk.node)), walk)
 
-  def add(state, node):
-    """One step of an online softmax."""
-    slot, logit = node
-    peak, total, output = state
-    new_peak = jnp.maximum(peak, logit)
-    weight = jnp.where(logit > attention.MASKED, jnp.exp(logit - new_peak), 0)
-    decay = jnp.exp(peak - new_peak)
-    output = output * decay[:, None] + weight[:, None] * _rows(memory.values, slot)
-    return (new_peak, total * decay + weight, output), None
-
-  heads, width = memory.values.shape[1:]
-  zeros = jnp.zeros((heads, width), jnp.float32)
-  start = (zeros[:, 0] + attention.MASKED, zeros[:, 0], zeros)
-  (_, total, output), _ = jax.lax.scan(add, start, (walk.slots, logits))
-  output = output / jnp.where(total > 0, total, 1)[:, None]
+  weights = attention.masked_softmax(logits, logits > attention.MASKED, axis=0)
+  output = jnp.zeros(memory.values.shape[1:], jnp.float32)
+  for slot, weight in zip(walk.slots, weights, strict=True):  # one kernel, no array
+    output += weight[:, None] * _rows(memory.values, slot)
   return TreeReading(
     output=output.astype(memory.values.dtype),
     **_nodes_read(walk, memory.tree),

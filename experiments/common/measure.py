@@ -11,6 +11,8 @@ import jax
 
 from experiments.common import metrics
 
+_WARM_UP = 0.005  # seconds
+
 
 def interleaved(
   functions: dict[str, Callable[[], typing.Any]],
@@ -19,8 +21,9 @@ def interleaved(
 ) -> dict[str, float]:
   """Median seconds of each function, taken in turn so that noise falls on all.
 
-  A pause lets the threads of the function before stop spinning, and a call that is
-  not timed finds caches and memory as a loop over this function alone would.
+  A pause lets the threads of the function before stop spinning, and calls that are
+  not timed (one, or as many as start within `_WARM_UP`) leave caches, memory and
+  threads as a loop over this function alone would.
 
   Args:
     functions: by name; what they return is waited for. What is not compiled yet is
@@ -37,7 +40,10 @@ def interleaved(
       if len(seconds[name]) >= 2 and sum(seconds[name]) > budget:
         continue
       time.sleep(0.01)
+      warm = time.perf_counter() + _WARM_UP
       jax.block_until_ready(function())
+      while time.perf_counter() < warm:
+        jax.block_until_ready(function())
       started = time.perf_counter()
       jax.block_until_ready(function())
       seconds[name].append(time.perf_counter() - started)

@@ -48,9 +48,18 @@ def test_sizes_are_as_published(sizes):
       continue
     assert num_context.min() == gp.smallest_context(shape)
     assert num_context.max() == shape[0]
-    assert num_targets.min() >= 3 and np.all(num_context + num_targets < 50)
-    share = (num_targets - 3 + 0.5) / (50 - num_context - 3)
-    assert abs(share.mean() - 0.5) < 5 * 0.29 / np.sqrt(2000)
+    assert np.all(num_context + num_targets == 49)
+
+
+def test_published_numbers_of_targets_are_uniform():
+  shares = []
+  for i in range(300):
+    key = jax.random.key(i)
+    batch, _ = gp.sample(key, 1, gp.SHAPES[1], "rbf", "batch")
+    num_context, num_targets = int(batch.mask.sum()), int(batch.query_mask.sum())
+    assert 3 <= num_targets < 50 - num_context
+    shares.append((num_targets - 3 + 0.5) / (50 - num_context - 3))
+  assert abs(np.mean(shares) - 0.5) < 5 * 0.29 / 300**0.5
 
 
 def test_points_are_sorted_uniform_and_apart():
@@ -162,5 +171,7 @@ def test_end_to_end(tmp_path):
   result = evaluate.evaluate_workdir(task, workdir)
   assert result["ceiling_log_likelihood"] > result["log_likelihood"]
   assert result["num_examples"] == 2
+  covered = [result[f"coverage_{level}"] for level in evaluate.INTERVALS]
+  assert covered == sorted(covered) and 0 <= covered[0] <= covered[-1] <= 1
   assert result["tokens_fraction_largest"] == 7 / 46
   assert Image.open(workdir / "functions.png").size[0] > 800

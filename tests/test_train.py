@@ -114,6 +114,7 @@ def test_a_finished_run_leaves_what_was_promised(finished):
   assert written["step"] == STEPS and 0 <= written["accuracy"] <= 1
   assert written["tokens_fraction"] == written["tokens_fraction_largest"] == 3 / 4
   assert written["config"] == dataclasses.asdict(CONFIG)
+  assert 0 <= written["calibration_error"] <= 1
   assert written["num_examples"] == 16 and written["num_parameters"] > 100_000
   commit = written["commit"]
   assert commit is None or len(commit.removesuffix("-dirty")) == 40

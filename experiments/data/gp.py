@@ -56,17 +56,18 @@ def sample(
 ) -> tuple[Batch, Process]:
   """Draws functions, and context and target points of each, by masks in one shape.
 
-  num_ctx is uniform on what the shape is for, num_tar on [3, 50 - num_ctx), x on
-  [-2, 2), the length scale on [0.1, 0.6) and the scale on [0.1, 1); observations
-  have noise of sd 0.02. Context and targets are sorted by x, each on its own.
+  num_ctx is uniform on what the shape is for, x on [-2, 2), the length scale on
+  [0.1, 0.6) and the scale on [0.1, 1); observations have noise of sd 0.02. Context
+  and targets are sorted by x, each on its own.
 
   Args:
     rng: consumed.
     batch_size: B.
     shape: one of `SHAPES`, (N, M).
     kernel: of the process.
-    sizes: "batch": all examples have one num_ctx and one num_tar, as published.
-      "example": each draws its own.
+    sizes: "batch": all examples have one num_ctx and one num_tar, uniform on
+      [3, 50 - num_ctx), as published. "example": each draws its own num_ctx and has
+      the largest num_tar, as a function costs the same with fewer.
 
   Returns:
     A `Batch` with C = 1 and E = 1, and the `Process` of each example.
@@ -78,9 +79,9 @@ def sample(
   num_context = jax.random.randint(
     context_rng, draws, smallest_context(shape), shape[0] + 1
   )
-  num_targets = jax.random.randint(
-    target_rng, draws, MIN_POINTS, MAX_POINTS - num_context
-  )
+  num_targets = MAX_POINTS - 1 - num_context
+  if sizes == "batch":
+    num_targets = jax.random.randint(target_rng, draws, MIN_POINTS, num_targets + 1)
   x, masks = [], []
   for key, slots, count in zip(
     jax.random.split(x_rng), shape, (num_context, num_targets), strict=True

@@ -124,9 +124,7 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
       results["ceiling_log_likelihood"] = batch.ceiling
     sums = {}
     if task.metric == "accuracy":
-      sums["confidence_gaps"] = confidence_gaps(
-        prediction.output, batch.targets, where
-      )
+      sums["confidence_gaps"] = confidence_gaps(prediction.output, batch.targets, where)
     else:
       for level in INTERVALS:
         results[f"coverage_{level}"] = interval_coverage(

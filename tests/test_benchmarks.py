@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import ratios
+from experiments.common import ratios
 from experiments.common import measure
 
 ROOT = pathlib.Path(__file__).parent.parent

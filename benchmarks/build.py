@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks import rivals
-from experiments.common.ratios import Row
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import tree as tree_lib
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.ratios import Row
 from experiments.common import config
 from experiments.common import launch
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import retrieval
 

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from experiments.common import ratios
 from benchmarks import rivals
-from experiments.common.ratios import Row
 from experiments.common import measure
 from experiments.common import plots
+from experiments.common import ratios
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import attention
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from experiments.common.ratios import Row
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 
 _NUM_TOKENS = common.define_ints("num_tokens", [2**14], "N")

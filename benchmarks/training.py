@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from experiments.common.ratios import Row
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -25,6 +24,7 @@ from experiments.common import config as config_lib
 from experiments.common import measure
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.common.ratios import Row
 from experiments.data import gp
 from tca_jax import attention
 from tca_jax import retrieval

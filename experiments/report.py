@@ -1,11 +1,13 @@
-"""The table of all results beside the paper's, and the figures that JSON can draw.
+"""The README's tables, and the figures that JSON alone can draw.
 
   python -m experiments.report
 
-reads the JSON files under results/, puts the table into README.md and draws the
-learning curves and the benchmarks' times anew.
+reads the JSON files under results/, puts the tables into README.md, each between its
+two marks, and draws the learning curves and the benchmarks' times anew.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 import dataclasses
 import json
 import re
@@ -16,13 +18,13 @@ from absl import app
 from absl import flags
 from etils import epath
 
-from experiments.common import ratios
 from experiments.common import config as config_lib
 from experiments.common import plots
+from experiments.common import ratios
 
 _ROOT = flags.DEFINE_string("root", ".", "A clone: holds README.md and results/.")
 
-_BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
+_SIZES = [2**i for i in (7, 10, 14, 17, 20)]  # of the contexts that the README tells
 _OTHER_RUNS = re.compile(r"_seed\d+")
 
 
@@ -153,10 +155,22 @@ def cell(runs: list[dict[str, typing.Any]], metric: str) -> str:
   return text
 
 
-def table(results: epath.Path) -> str:
-  """The table in Markdown: each task's systems, ours and the paper's."""
-  header = "task|CA|paper|PIO|paper|TCA|paper|TCA, all leaves|tokens %|paper|steps|seeds"
-  lines = [header, "|".join(["---"] * len(header.split("|")))]
+def markdown(header: str, rows: Iterable[Iterable[str]]) -> str:
+  """A table in Markdown, of a header whose cells are split by "|".
+
+  >>> print(markdown("a|b", [["1", "2"]]))
+  | a | b |
+  | --- | --- |
+  | 1 | 2 |
+  """
+  names = header.split("|")
+  lines = [names, ["---"] * len(names), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def all_results(results: epath.Path) -> str:
+  """Each task's systems, ours and the paper's."""
+  lines = []
   for row in ROWS:
     runs = {s: load(results, row.stem.format(s)) for s in config_lib.MODELS}
     steps = {run["step"] for own in runs.values() for run in own}
@@ -169,21 +183,107 @@ def table(results: epath.Path) -> str:
     cells += [row.published_tokens]
     cells += ["; ".join(f"{x:,}" for x in sorted(steps))]
     cells += ["; ".join(map(str, sorted(seeds, reverse=True)))]
-    lines.append("|".join(cells))
-  return "\n".join(f"| {' | '.join(line.split('|'))} |" for line in lines)
+    lines.append(cells)
+  return markdown(
+    "task|CA|paper|PIO|paper|TCA|paper|TCA, all leaves|tokens %|paper|steps|seeds",
+    lines,
+  )
 
 
-def with_table(readme: str, text: str) -> str:
-  """A README with the table between its two marks.
+def _benchmark(results: epath.Path, name: str) -> list[ratios.Row]:
+  path = results / "benchmarks" / f"{name}.json"
+  return json.loads(path.read_text()) if path.exists() else []
+
+
+def _times(us: float | None) -> str:
+  if us is None:
+    return ""
+  return f"{us:,.0f}" if us >= 1000 else f"{us:.1f}"
+
+
+def reading(results: epath.Path) -> str:
+  """Microseconds per query, by benchmarks.retrieval, and who is ahead from where."""
+  rows, lines, ahead = _benchmark(results, "retrieval"), [], []
+  for m in sorted({row["num_queries"] for row in rows}):
+    own = [row for row in rows if row["num_queries"] == m]
+    full, tca = ratios.fastest_full(own), ratios.times(own, "tca")
+    others = [
+      ratios.times(own, name) for name in ("perceiver", "faiss_hnsw", "gather_floor")
+    ]
+    for n in _SIZES:
+      if n in tca:
+        ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
+        cells = [f"{m:,}", f"2^{n.bit_length() - 1}", _times(tca[n])]
+        cells += [_times(full.get(n)), ratio]
+        lines.append([*cells, *(_times(other.get(n)) for other in others)])
+    crossover = ratios.crossover(own, m)
+    grows = f"{tca[2**20] / tca[2**10]:.1f}x" if {2**10, 2**20} <= set(tca) else ""
+    ahead.append([f"{m:,}", f"{crossover:,}" if crossover else "", grows])
+  times = markdown(
+    "queries|tokens|TCA|full attention|ratio|Perceiver IO|HNSW|floor", lines
+  )
+  growth = markdown("queries|TCA is ahead from, tokens|TCA, 2^20 of 2^10", ahead)
+  return f"{times}\n\n{growth}"
+
+
+def building(results: epath.Path) -> str:
+  """Milliseconds per context, by benchmarks.build."""
+  rows = _benchmark(results, "build")
+  lines = []
+  for n in sorted({row["num_tokens"] for row in rows}):
+    own = {row["system"]: row for row in rows if row["num_tokens"] == n}
+    names = ("order_host", "order_traced", "order_ckdtree", "order_jaxkd")
+    names += ("aggregate_and_cache", "matrix_products")
+    pays = own["aggregate_and_cache"].get("pays_after_queries")
+    cells = [f"2^{n.bit_length() - 1}"]
+    cells += [_times(own[name]["ms"]) if name in own else "" for name in names]
+    lines.append([*cells, f"{pays:,.0f}" if pays else ""])
+  return markdown(
+    "tokens|order, host|order, traced|cKDTree|jaxkd|aggregate, cache|products alone"
+    "|pays after",
+    lines,
+  )
+
+
+def training_steps(results: epath.Path) -> str:
+  """Milliseconds per training step, by benchmarks.training."""
+  rows = _benchmark(results, "training")
+  lines = []
+  for task in dict.fromkeys(row["task"] for row in rows):
+    ms = {row["system"]: row["ms"] for row in rows if row["task"] == task}
+    names = ("tca_shared", "tca", "ca", "perceiver")
+    cells = [_times(ms[name]) for name in names]
+    cells += [f"{ms[name] / ms['ca']:.2f}x" for name in names[:2]]
+    lines.append([task, *cells])
+  return markdown(
+    "task|TCA|TCA, own policy|Cross Attention|Perceiver IO|TCA / CA|own policy / CA",
+    lines,
+  )
+
+
+# By the name that its marks in the README have.
+TABLES: dict[str, Callable[[epath.Path], str]] = {
+  "results": all_results,
+  "reading": reading,
+  "building": building,
+  "training steps": training_steps,
+}
+
+
+def with_tables(readme: str, texts: dict[str, str]) -> str:
+  """A README with tables between their marks.
 
   Raises:
-    ValueError: if it does not hold the two marks once each, in order.
+    ValueError: if it does not hold the two marks of a table once each, in order.
   """
-  before, found, rest = readme.partition(_BEGIN)
-  _, closed, after = rest.partition(_END)
-  if not found or not closed or _BEGIN in rest or _END in after:
-    raise ValueError(f"README.md must hold {_BEGIN} and {_END} once each, in order")
-  return f"{before}{_BEGIN}\n{text}\n{_END}{after}"
+  for name, text in texts.items():
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = readme.partition(begin)
+    _, _, after = rest.partition(end)
+    if readme.count(begin) != 1 or readme.count(end) != 1 or end not in rest:
+      raise ValueError(f"README.md must hold {begin} and {end} once each, in order")
+    readme = f"{before}{begin}\n{text}\n{end}{after}"
+  return readme
 
 
 def draw(results: epath.Path) -> list[epath.Path]:
@@ -192,25 +292,23 @@ def draw(results: epath.Path) -> list[epath.Path]:
   for path in sorted((results / "ablation").glob("*.json")):
     figures.append(path.with_suffix(".png"))
     plots.plot_curves(json.loads(path.read_text()), figures[-1])
-  path = results / "benchmarks" / "retrieval.json"
-  if path.exists():
-    rows = json.loads(path.read_text())
+  rows = _benchmark(results, "retrieval")
+  if rows:
     counts = sorted({row["num_queries"] for row in rows})
-    figures.append(path.with_suffix(".png"))
-    plots.plot_read_times(
-      rows, {m: ratios.crossover(rows, m) for m in counts}, figures[-1]
-    )
+    crossovers = {m: ratios.crossover(rows, m) for m in counts}
+    figures.append(results / "benchmarks" / "retrieval.png")
+    plots.plot_read_times(rows, crossovers, figures[-1])
   return figures
 
 
 def main(argv: list[str]) -> None:
-  """Rebuilds the README's table and the figures."""
+  """Rebuilds the README's tables and the figures."""
   del argv
   root = epath.Path(_ROOT.value)
-  text = table(root / "results")
-  print(text)
+  texts = {name: make(root / "results") for name, make in TABLES.items()}
+  print("\n\n".join(texts.values()))
   readme = root / "README.md"
-  config_lib.replace_text(readme, with_table(readme.read_text(), text))
+  config_lib.replace_text(readme, with_tables(readme.read_text(), texts))
   for figure in draw(root / "results"):
     print(figure)
 

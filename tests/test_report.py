@@ -25,14 +25,17 @@ def _cells(text, task):
 
 
 def test_the_readme_shows_the_table_that_the_results_make():
-  made = report.table(epath.Path(ROOT / "results"))
-  assert report.with_table(README, made) == README, "run python -m experiments.report"
-  for row in report.ROWS:
-    assert len(_cells(made, row.task)) == made.splitlines()[0].count("|") - 1
+  results = epath.Path(ROOT / "results")
+  made = {name: make(results) for name, make in report.TABLES.items()}
+  assert report.with_tables(README, made) == README, "run python -m experiments.report"
+  for text in made.values():
+    for table in text.split("\n\n"):
+      lines = table.splitlines()
+      assert len(lines) > 2 and len({line.count("|") for line in lines}) == 1
 
 
 def test_every_system_that_was_run_stands_in_the_table():
-  made = report.table(epath.Path(ROOT / "results"))
+  made = report.all_results(epath.Path(ROOT / "results"))
   for row in report.ROWS:
     for i, system in enumerate(("ca", "perceiver", "tca")):
       path = ROOT / "results" / f"{row.stem.format(system)}.json"
@@ -44,24 +47,25 @@ def test_seeds_are_averaged_and_other_runs_left_out(tmp_path):
   _write(tmp_path, "copy_t256_tca_seed1", accuracy=0.7, full_accuracy=1.0)
   _write(tmp_path, "copy_t256_tca_other", accuracy=0.0)
   _write(tmp_path, "copy_t256_ca", accuracy=1.0, step=20, tokens_fraction_largest=1)
-  found = _cells(report.table(epath.Path(tmp_path)), "Copy, T = 256")
+  found = _cells(report.all_results(epath.Path(tmp_path)), "Copy, T = 256")
   assert found[1:7] == ["100.00", "100.0", "", "15.2", "60.00 ± 14.14", "100.0"]
   assert found[7:] == ["100.00 ± 0.00", "25.0", "6.3", "10; 20", "2; 1"]
 
 
-@pytest.mark.parametrize(
-  "readme", ["", report._BEGIN, f"{report._END} {report._BEGIN}", 2 * report._BEGIN]
-)
+BEGIN, END = "<!-- a: begin -->", "<!-- a: end -->"
+
+
+@pytest.mark.parametrize("readme", ["", BEGIN, f"{END} {BEGIN}", 2 * (BEGIN + END)])
 def test_a_readme_without_the_marks_is_refused(readme):
   with pytest.raises(ValueError, match="must hold"):
-    report.with_table(readme, "table")
+    report.with_tables(readme, {"a": "table"})
 
 
-def test_the_table_stands_between_the_marks():
-  readme = f"a\n{report._BEGIN}\nold\n{report._END}\nb"
-  made = report.with_table(readme, "new")
-  assert made == f"a\n{report._BEGIN}\nnew\n{report._END}\nb"
-  assert report.with_table(made, "new") == made
+def test_a_table_stands_between_its_marks():
+  readme = f"a\n{BEGIN}\nold\n{END}\nb"
+  made = report.with_tables(readme, {"a": "new"})
+  assert made == f"a\n{BEGIN}\nnew\n{END}\nb"
+  assert report.with_tables(made, {"a": "new"}) == made
 
 
 def test_figures_are_drawn_from_json(tmp_path):

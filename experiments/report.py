@@ -169,10 +169,12 @@ def markdown(header: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 def all_results(results: epath.Path) -> str:
-  """Each task's systems, ours and the paper's."""
+  """Each task's systems, ours and the paper's, of what was run or published."""
   lines = []
   for row in ROWS:
     runs = {s: load(results, row.stem.format(s)) for s in config_lib.MODELS}
+    if not row.published and not any(runs.values()):
+      continue
     steps = {run["step"] for own in runs.values() for run in own}
     seeds = {len(own) for own in runs.values() if own}
     cells = [row.task]

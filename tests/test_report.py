@@ -38,8 +38,9 @@ def test_every_system_that_was_run_stands_in_the_table():
   made = report.all_results(epath.Path(ROOT / "results"))
   for row in report.ROWS:
     for i, system in enumerate(("ca", "perceiver", "tca")):
-      path = ROOT / "results" / f"{row.stem.format(system)}.json"
-      assert bool(_cells(made, row.task)[1 + 2 * i]) == path.exists()
+      ran = (ROOT / "results" / f"{row.stem.format(system)}.json").exists()
+      if ran or row.published:
+        assert bool(_cells(made, row.task)[1 + 2 * i]) == ran
 
 
 def test_seeds_are_averaged_and_other_runs_left_out(tmp_path):

@@ -9,10 +9,11 @@ task's data is downloaded by hand:
   python -m experiments.activity --workdir=runs/uci --dataset=uci --split=random
 
 reads ConfLongDemo_JSI.txt from data/manual (--manual_dir); --dataset=uci_excerpt reads a
-part of it, of one person. --split=random is published, and lenient: segments overlap, so that half the rows
-of a test segment may be in segments trained on. --split=person tests persons that were
-not trained on, and --split=time the end of each recording; as all recordings follow one
-script, what comes late in it is then hardly trained on, or not at all.
+part of it, of one person. --split=random is published, and lenient: segments overlap, so
+that half the rows of a test segment may be in segments trained on. --split=person tests
+persons that were not trained on, and --split=time the end of each recording; as all
+recordings follow one script, what comes late in it is then hardly trained on, or not at
+all.
 
 activity.png shows two segments, the classes predicted and what TCA read.
 """

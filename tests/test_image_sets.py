@@ -396,7 +396,13 @@ def test_missing_files_are_named_at_once(name, message, folders):
   data_dir, manual_dir = folders
   with pytest.raises(DataError, match=message) as caught:
     image_sets.load(name, "train", *folders)
-  for part in (str(data_dir), f"{manual_dir} (--manual_dir)", "same command again"):
+  registered = image_sets.IMAGE_SETS[name].registered.name
+  for part in (
+    str(data_dir),
+    f"TFDS's {registered}, as array_record",
+    f"{manual_dir} (--manual_dir)",
+    "same command again",
+  ):
     assert part in str(caught.value)
   assert not data_dir.exists(), "nothing was begun"
 

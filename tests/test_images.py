@@ -14,6 +14,7 @@ from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.data import image_sets
 from experiments.data import images
 from tca_jax import tree
 
@@ -113,6 +114,24 @@ def test_the_paper_recipe_is_200_epochs(dataset, num_images, batch_size):
   assert config.num_steps == 200 * -(-num_images // batch_size)
   fewer = image_completion.ImageConfig.paper(dataset=dataset, num_steps=7)
   assert fewer == dataclasses.replace(config, num_steps=7)
+
+
+@pytest.mark.parametrize(
+  "dataset, shape, min_std",
+  [
+    ("mnist", (28, 28, 1), 0.05),
+    ("emnist", (28, 28, 1), 0.05),
+    ("celeba", (32, 32, 3), None),
+    ("photos", (32, 32, 3), 0.05),
+  ],
+)
+def test_the_std_is_bounded_as_published(dataset, shape, min_std, monkeypatch):
+  data = np.zeros((9, *shape), np.uint8)
+  monkeypatch.setattr(image_sets, "load", lambda *_: data)
+  task = image_completion.ImageTask(image_completion.ImageConfig(dataset=dataset))
+  head = task.model.head
+  assert (head.num_outputs, head.min_std) == (shape[-1], min_std)
+  assert task.train_batch(0).targets.shape == (8, 196, shape[-1])
 
 
 def test_end_to_end_in_colour(tmp_path, data_dir):

@@ -122,18 +122,20 @@ def _prepared(
   own = image_set.builder(data_dir=data_dir, file_format="array_record")
   if _is_prepared(own):
     return own, np.asarray
+  other = ""
   if image_set.registered:
-    other = tfds.builder(image_set.registered.name, data_dir=data_dir)
-    if _is_prepared(other):
-      return other, image_set.registered.convert
+    registered = tfds.builder(image_set.registered.name, data_dir=data_dir)
+    if _is_prepared(registered):
+      return registered, image_set.registered.convert
+    other = f" (nor is TFDS's {image_set.registered.name}, as array_record)"
   missing = [
     name for name in image_set.files if not (epath.Path(manual_dir) / name).exists()
   ]
   if missing:
     raise DataError(
-      f"{own.name} is not prepared in {data_dir}, and {manual_dir} (--manual_dir) lacks"
-      f" {' and '.join(missing)}: put {own.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run"
-      " the same command again"
+      f"{own.name} is not prepared in {data_dir}{other}, and {manual_dir}"
+      f" (--manual_dir) lacks {' and '.join(missing)}: put"
+      f" {own.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run the same command again"
     )
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()

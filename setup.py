@@ -21,7 +21,12 @@ setuptools.setup(
   package_data={"tca_jax": ["py.typed"]},
   install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7", "numpy>=2.0"],
   extras_require={
-    "data": ["mlxtend>=0.23", "seglearn>=1.2.5"],
+    "data": [
+      "mlxtend>=0.23",
+      "scikit-image>=0.25",
+      "scikit-learn>=1.5",
+      "seglearn>=1.2.5",
+    ],
     "export": ["flatbuffers"],
     "experiments": [
       "absl-py>=2.1",
@@ -31,6 +36,7 @@ setuptools.setup(
       "matplotlib>=3.9",
       "optax>=0.2.8",
       "orbax-checkpoint>=0.12,<0.13",
+      "pillow>=10",
       "tensorboardX>=2.6",
       "tensorflow-datasets>=4.9.9",
       "tqdm",

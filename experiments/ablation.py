@@ -50,6 +50,7 @@ def _published(sequence_length: int, num_steps: int) -> copy_task.CopyConfig:
 GRIDS: dict[str, Rows] = {
   "recipe": {
     "default": _copy(),
+    "positions go through the MLP alone": _copy(position_skip=False),
     "no routing loss": _copy(routing_weight=0.0),
     "teacher temperature 1": _copy(teacher_temperature=1.0),
     "no REINFORCE": _copy(lambda_rl=0.0),

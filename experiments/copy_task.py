@@ -30,7 +30,8 @@ class CopyConfig(Config):
   """The options of the copy task."""
 
   PAPER = types.MappingProxyType(
-    Config.PAPER | dict(num_layers=0, batch_size=128, adam_b1=0.1, dropout=0.1)
+    Config.PAPER
+    | dict(num_layers=0, position_skip=False, batch_size=128, adam_b1=0.1, dropout=0.1)
   )
 
   sequence_length: int = option(
@@ -40,6 +41,9 @@ class CopyConfig(Config):
     0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )
   tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
+  position_skip: bool = option(
+    True, "Whether positions also go around the embedder's second MLP."
+  )
 
   def __post_init__(self):
     super().__post_init__()
@@ -61,7 +65,11 @@ class CopyTask(task_lib.Task[CopyConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.SequenceEmbedder(num_features=copy.NUM_CLASSES, dtype=dtype),
+      tca_jax.SequenceEmbedder(
+        num_features=copy.NUM_CLASSES,
+        position_skip=config.position_skip,
+        dtype=dtype,
+      ),
       tca_jax.ClassificationHead(copy.NUM_CLASSES, dtype=dtype),
     )
     self._sample = jax.jit(

@@ -592,6 +592,10 @@ class PointEmbedder(nn.Module):
 class SequenceEmbedder(nn.Module):
   """Embeds symbols and their positions: MLP, plus sinusoids, then a ReLU MLP.
 
+  With a skip around the latter, a read-out sees the sinusoids themselves: whether two
+  positions are the same, mirrored or a fixed distance apart is then a bilinear function
+  of theirs, which attention learns at once.
+
   Coordinates are positions `[..., 1]`. A query is the embedding of an all-zero
   symbol at its position.
 
@@ -599,12 +603,14 @@ class SequenceEmbedder(nn.Module):
     width: D.
     num_features: E, the width of a one-hot symbol.
     depth: the layers of the first MLP.
+    position_skip: whether there is the skip. The paper has none.
     dtype: of the activations.
   """
 
   width: int = 64
   num_features: int = 12
   depth: int = 4
+  position_skip: bool = True
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
@@ -615,7 +621,8 @@ class SequenceEmbedder(nn.Module):
   def tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
     """`[B, N, 1]`, `[B, N, E] -> [B, N, D]`."""
     positions = sinusoids(coords[..., 0], self.width).astype(self.dtype)
-    return self.mix(self.symbol(values) + positions)
+    x = self.symbol(values) + positions
+    return x + self.mix(x) if self.position_skip else self.mix(x)
 
   def queries(self, coords: jax.Array) -> jax.Array:
     """`[B, M, 1] -> [B, M, D]`."""

@@ -44,6 +44,7 @@ def test_the_paper_recipe_is_the_published_one():
   assert copy.clip_norm == gp.clip_norm == 1 and image.clip_norm == 0
   assert copy.num_steps == gp.num_steps == 100_000
   assert (gp.sizes, gp.num_frequencies, image.num_frequencies) == ("batch", 0, 0)
+  assert not copy.position_skip
   assert CopyConfig.paper(num_steps=3, learning_rate=1e-3).learning_rate == 1e-3
 
 

@@ -395,6 +395,21 @@ def test_sibling_attention_equals_attention_in_each_group(rng):
       np.testing.assert_allclose(out[i, j], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_positions_go_around_the_mlp_only_with_the_skip(rng):
+  coords = jnp.arange(5.0)[None, :, None]
+  values = rng.normal(size=(1, 5, 3)).astype(np.float32)
+  with_skip = tca_jax.SequenceEmbedder(16, num_features=3)
+  without = tca_jax.SequenceEmbedder(16, num_features=3, position_skip=False)
+  params = with_skip.init(jax.random.key(0), coords, values, method="tokens")
+  found, inner = (
+    embedder.apply(params, coords, values, method="tokens")
+    for embedder in (with_skip, without)
+  )
+  symbols = with_skip.apply(params, values, method=lambda module, x: module.symbol(x))
+  around = symbols + modules.sinusoids(coords[..., 0], 16)
+  np.testing.assert_allclose(found - inner, around, atol=1e-5)
+
+
 def test_sequences_are_told_apart_by_position(rng):
   embedder = tca_jax.SequenceEmbedder(16, num_features=3)
   positions = np.arange(6, dtype=np.float32)[None, :, None]

@@ -31,7 +31,7 @@ Rows = dict[str, copy_task.CopyConfig]
 
 
 def _copy(
-  sequence_length: int = 64, num_steps: int = 500, **options: typing.Any
+  sequence_length: int = 128, num_steps: int = 400, **options: typing.Any
 ) -> copy_task.CopyConfig:
   return copy_task.CopyConfig(
     sequence_length=sequence_length, num_steps=num_steps, **options
@@ -62,8 +62,8 @@ GRIDS: dict[str, Rows] = {
     "policy shares the attention's weights": _copy(share_policy=True),
     "dropout 0.1": _copy(dropout=0.1),
     "learning rate 5e-4": _copy(learning_rate=5e-4),
-    "published recipe": _published(64, 125),
-    "published recipe, 8x the sequences": _published(64, 1000),
+    "published recipe": _published(128, 100),
+    "published recipe, 8x the sequences": _published(128, 800),
   },
   "tree": {
     "given order, b = 2": _copy(),
@@ -77,23 +77,19 @@ GRIDS: dict[str, Rows] = {
     "Cross Attention": _copy(model="ca"),
     **{
       f"Perceiver IO, {n} latents": _copy(model="perceiver", num_latents=n)
-      for n in (6, 16, 32, 64, 128)
+      for n in (7, 16, 32, 64, 128)
     },
   },
   "sensitivity": {
-    "default": _copy(128, 1000),
+    "default": _copy(),
     **{
-      f"lambda_RL = {weight:g}": _copy(128, 1000, lambda_rl=weight)
-      for weight in (0.0, 0.1, 10.0)
+      f"lambda_RL = {weight:g}": _copy(lambda_rl=weight) for weight in (0.0, 0.1, 10.0)
     },
-    **{
-      f"learning rate {rate:g}": _copy(128, 1000, learning_rate=rate)
-      for rate in (1e-3, 4e-3)
-    },
+    **{f"learning rate {rate:g}": _copy(learning_rate=rate) for rate in (1e-3, 4e-3)},
   },
   "length": {
-    "default": _copy(256, 2500),
-    "published recipe": _published(256, 625),
+    "default": _copy(256, 500),
+    "published recipe": _published(256, 125),
   },
 }
 

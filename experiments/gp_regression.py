@@ -3,7 +3,7 @@
   python -m experiments.gp_regression --workdir=runs/gp --model=tca
 
 trains on functions of an RBF process and evaluates on 48,000 fresh ones, of the same
-process or, with --kernel=matern52, of a rougher one. About 20 minutes on two CPU cores;
+process or, with --kernel=matern52, of a rougher one. Some 40 minutes on two CPU cores;
 what it reached is in results/gp_tca.json, and functions.png shows two predictions.
 """
 
@@ -32,7 +32,10 @@ from tca_jax import objectives
 class GPConfig(Config):
   """The options of GP regression."""
 
-  PAPER = types.MappingProxyType(Config.PAPER | dict(sizes="batch", num_frequencies=0))
+  PAPER = types.MappingProxyType(
+    Config.PAPER
+    | dict(sizes="batch", num_frequencies=0, batch_size=16, eval_batches=3000)
+  )
 
   kernel: str = option(
     "rbf", "Of the evaluation; training is always on rbf.", gp.KERNELS, recipe=False
@@ -43,13 +46,13 @@ class GPConfig(Config):
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
-  num_steps: int = option(20_000, "Training steps.", at_least=1)
+  num_steps: int = option(40_000, "Training steps.", at_least=1)
   learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
-  batch_size: int = option(16, "Functions a step, over all devices.", at_least=1)
+  batch_size: int = option(8, "Functions a step, over all devices.", at_least=1)
   num_layers: int = option(6, "Transformer layers of the encoder.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
   eval_batches: int = option(
-    3000, "Batches of the evaluation, of one size each.", at_least=1, recipe=False
+    6000, "Batches of the evaluation, of one size each.", at_least=1, recipe=False
   )
 
 

@@ -45,6 +45,10 @@ class CopyConfig(Config):
     True, "Whether positions also go around the embedder's second MLP."
   )
 
+  mixed_lengths: bool = option(
+    False, "Whether to train on the middles of sequences, of all lengths."
+  )
+
   def __post_init__(self):
     super().__post_init__()
     if self.sequence_length % 2:
@@ -77,11 +81,13 @@ class CopyTask(task_lib.Task[CopyConfig]):
         copy.sample,
         batch_size=config.batch_size,
         sequence_length=config.sequence_length,
-      )
+      ),
+      static_argnames="mixed_lengths",
     )
 
   def train_batch(self, step: int) -> task_lib.Batch:
-    return self._sample(jax.random.fold_in(self.key("train", step), 0))
+    key = jax.random.fold_in(self.key("train", step), 0)
+    return self._sample(key, mixed_lengths=self.config.mixed_lengths)
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     for i in range(self.config.eval_batches):

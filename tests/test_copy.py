@@ -24,6 +24,35 @@ def test_targets_are_the_symbols_reversed_and_an_end(length):
   assert np.all(batch.mask) and np.all(batch.query_mask)
 
 
+def test_mixed_lengths_show_the_middle_of_the_sequence():
+  """One log-uniform length a batch; what is asked for is what is shown."""
+  draw = jax.jit(lambda key: copy.sample(key, 2, 128, mixed_lengths=True))
+  lengths = []
+  for i in range(300):
+    batch = jax.tree.map(np.asarray, draw(jax.random.key(i)))
+    n = batch.mask[0].sum()
+    assert np.all(batch.mask == (np.arange(64) >= 64 - n))
+    assert np.all(batch.query_mask == (np.arange(64) < n))
+    shown = batch.values[batch.mask].argmax(-1).reshape(2, n)
+    expected = np.where(shown == copy.START, copy.END, shown)[:, ::-1]
+    np.testing.assert_array_equal(batch.targets[:, :n], expected)
+    lengths.append(n)
+  assert 8 <= min(lengths) < 10 and 60 < max(lengths) <= 64
+  share = np.log(np.array(lengths) / 8) / np.log(64 / 8)
+  assert abs(share.mean() - 0.5) < 0.1
+  full = copy.sample(jax.random.key(0), 2, 128)
+  short = copy.sample(jax.random.key(0), 2, 128, mixed_lengths=True)
+  np.testing.assert_array_equal(full.values, short.values)
+  assert copy.sample(jax.random.key(0), 2, 4, mixed_lengths=True).mask.all()
+
+
+def test_evaluation_shows_whole_sequences():
+  config = copy_task.CopyConfig(batch_size=2, eval_batches=3, mixed_lengths=True)
+  task = copy_task.CopyTask(config)
+  assert all(batch.mask.all() for batch in task.eval_batches())
+  assert not all(task.train_batch(step).mask.all() for step in range(3))
+
+
 def test_symbols_are_uniform():
   targets = np.asarray(copy.sample(jax.random.key(0), 1000, 64).targets)[:, :-1]
   counts = np.bincount(targets.ravel(), minlength=12)

@@ -14,6 +14,7 @@ other.
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import time
 import types
 import typing
@@ -106,10 +107,6 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.config = config
     self.max_context = config.num_context
     self.terrain = terrain.load(config.dataset)
-    self._train, self._held_out = (
-      jax.tree.map(jnp.asarray, points)
-      for points in (self.terrain.train, self.terrain.held_out)
-    )
     dtype = jnp.dtype(config.dtype)
     self.model = task_lib.build_model(
       config,
@@ -126,12 +123,12 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     for i in range(self.config.eval_batches):
-      yield self._draw(self.key("eval", i), self._held_out)
+      yield self._draw(self.key("eval", i), self.terrain.held_out)
 
   def _draw(self, key: jax.Array, held_out: terrain.Points | None) -> task_lib.Batch:
     return self._sample(
       key,
-      self._train,
+      self.terrain.train,
       held_out,
       batch_size=self.config.batch_size,
       num_context=self.config.num_context,
@@ -231,7 +228,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       The memory, of one context, and "tree_seconds", "index_compile_seconds" and
       "index_seconds".
     """
-    context = jax.tree.map(lambda x: x[:num_context], self._train)
+    context = jax.tree.map(lambda x: x[:num_context], self.terrain.train)
     clock = _Clock()
     given = {}
     if self.config.model == "tca" and self.config.tree_order == "kd":
@@ -240,7 +237,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       given["tree"] = jax.tree.map(lambda x: x[None], tree)
     seconds = {"tree_seconds": clock.lap(given)}
     inputs = (params, context.coords[None], context.values[None])
-    index = task_lib.jitted(self, "index").lower(*inputs, **given).compile()
+    index = jax.jit(functools.partial(self.model.apply, method="index"))
+    index = index.lower(*inputs, **given).compile()
     seconds["index_compile_seconds"] = clock.lap()
     memory = index(*inputs, **given)
     seconds["index_seconds"] = clock.lap(memory)
@@ -251,8 +249,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     params: typing.Any,
     memory: typing.Any,
     num_context: int,
-    coords: np.ndarray,
-    method: typing.Literal["read", "read_leaves"],
+    coords: jax.typing.ArrayLike,
+    method: str,
   ) -> tuple[tca_jax.Gaussian, np.ndarray, dict[str, float]]:
     """Predicts places from a memory, as many at once as memory allows.
 
@@ -276,10 +274,11 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     if self.config.model == "ca" or method == "read_leaves":
       chunk = min(chunk, max(_MAX_LOGITS // num_context, 1))
     server = serving.Server(apply, memory, sizes=(chunk,))
+    queries = np.asarray(coords)[None]
     clock = _Clock()
-    server(coords[None, :1])
+    server(queries[:, :1])
     seconds = {"read_compile_seconds": clock.lap()}
-    output, num_read = server(coords[None])
+    output, num_read = server(queries)
     seconds["read_seconds"] = clock.lap()
     return jax.tree.map(lambda x: x[0], output), num_read[0], seconds
 
@@ -292,33 +291,30 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
 
   def _complete(self, params: typing.Any) -> plots.TerrainFit:
     """Predicts all points of the map from some, and what one held-out point reads."""
-    parts = self.terrain.held_out, self.terrain.train
-    coords, values = (
-      np.concatenate([getattr(part, name) for part in parts])
-      for name in ("coords", "values")
-    )
-    num_context = max(int(_PICTURE_SHARE * len(coords)), 1)
+    own = self.terrain
+    points = jax.tree.map(lambda *x: np.concatenate(x), own.held_out, own.train)
+    num_context = max(int(_PICTURE_SHARE * len(points.coords)), 1)
     memory, _ = self.index(params, num_context)
-    output, _, _ = self.predict(params, memory, num_context, coords, "read")
-    query = coords[0]
+    output, _, _ = self.predict(params, memory, num_context, points.coords, "read")
+    query = points.coords[0]
     prediction = task_lib.jitted(self, "read")(params, memory, query[None, None])
     walk = jax.tree.map(lambda x: x[0, 0], jax.device_get(prediction.reading.walk))
     tree = jax.tree.map(lambda x: x[0], jax.device_get(memory.tree))
-    context = np.asarray(self.terrain.train.coords[:num_context])
-    mean, std = self.terrain.mean, self.terrain.std
+    context = jax.tree.map(lambda x: np.asarray(x[:num_context]), own.train)
     return plots.TerrainFit(
-      coords=coords,
-      truth=mean + std * values[:, 0],
-      mean=mean + std * output.mean[:, 0],
-      std=std * output.std[:, 0],
-      context=context,
-      context_values=mean + std * self.terrain.train.values[:num_context, 0],
+      coords=points.coords,
+      truth=own.metres(points.values),
+      mean=own.metres(output.mean),
+      std=own.std * np.asarray(output.std)[:, 0],
+      context=context.coords,
+      context_values=own.metres(context.values),
       query=query,
       boxes=[
-        (level, context[tokens]) for level, tokens in plots.nodes_read(walk, tree)
+        (level, context.coords[tokens])
+        for level, tokens in plots.nodes_read(walk, tree)
       ],
       depth=tree.depth,
-      pixel=self.terrain.pixel,
+      pixel=own.pixel,
     )
 
 
@@ -336,7 +332,7 @@ class _Clock:
 
 
 def scores(
-  output: tca_jax.Gaussian, targets: np.ndarray, elevation_std: float
+  output: tca_jax.Gaussian, targets: jax.Array, elevation_std: float
 ) -> dict[str, float]:
   """How good predictions of standardised elevations are.
 

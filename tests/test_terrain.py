@@ -38,9 +38,8 @@ TINY = terrain_task.TerrainConfig(
 
 @pytest.fixture(scope="module", params=terrain.DATASETS)
 def maps(request):
-  """A data set: all its points, in metres, and the map made of them."""
-  points, pixel = terrain.load_points(request.param)
-  return points, pixel, terrain.load(request.param)
+  """A data set: its name, and the map."""
+  return request.param, terrain.load(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +52,37 @@ def _places(coords):
   return {place.tobytes() for place in np.asarray(coords).reshape(-1, 2)}
 
 
+def _by_place(coords, values):
+  """Values by point."""
+  coords, values = np.asarray(coords), np.asarray(values).ravel()
+  return {place.tobytes(): x for place, x in zip(coords, values, strict=True)}
+
+
 def test_the_fault_is_matplotlibs_grid():
-  points, pixel = terrain.load_points("fault")
+  coords, elevation, pixel = terrain.load_points("fault")
   with cbook.get_sample_data("jacksboro_fault_dem.npz") as file:
     expected = file["elevation"]
-  assert expected.shape == (344, 403) and points.values.shape == (138_632, 1)
+  assert expected.shape == (344, 403) and elevation.shape == (138_632,)
   # Rows of a raster go up, those of the file from north to south.
-  grid = plots._raster(points.coords, points.values[:, 0], pixel)
+  grid = plots._raster(coords, elevation, pixel)
   np.testing.assert_array_equal(grid[::-1], expected)
-  np.testing.assert_allclose(points.coords[0], [-1, 171.5 / 201], rtol=1e-6)
-  np.testing.assert_allclose(points.coords[-1], [1, -171.5 / 201], rtol=1e-6)
+  np.testing.assert_allclose(coords[0], [-1, 171.5 / 201], rtol=1e-6)
+  np.testing.assert_allclose(coords[-1], [1, -171.5 / 201], rtol=1e-6)
 
 
 def test_airports_are_where_the_package_says():
-  points, _ = terrain.load_points("airports")
+  coords, elevation, _ = terrain.load_points("airports")
   expected = {}
   for airport in airportsdata.load().values():
     place = np.array([airport["lon"], airport["lat"]]) / 180
     expected.setdefault(place.astype(np.float32).tobytes(), airport["elevation"])
-  assert len(points.coords) == len(expected) > 25_000
-  feet = [expected[place.tobytes()] for place in points.coords]
-  # At a place of two airports the file's first one counts, as here.
-  np.testing.assert_allclose(points.values[:, 0], 0.3048 * np.array(feet), rtol=1e-5)
-  (everest,) = (a for a in airportsdata.load().values() if a["icao"] == "VNLK")
-  at = np.abs(points.coords * 180 - [everest["lon"], everest["lat"]]).sum(1).argmin()
-  assert 2700 < points.values[at, 0] < 2950, "Lukla is 2,845 m high"
+  assert len(coords) == len(expected) > 25_000
+  # At a place of two airports the file's first one counts.
+  feet = np.array([expected[place.tobytes()] for place in coords])
+  np.testing.assert_allclose(elevation, 0.3048 * feet, rtol=1e-5)
+  lukla = airportsdata.load()["VNLK"]
+  at = np.abs(coords * 180 - [lukla["lon"], lukla["lat"]]).sum(1).argmin()
+  assert 2700 < elevation[at] < 2950
 
 
 def test_airports_without_a_place_or_elevation_are_left_out(tmp_path, monkeypatch):
@@ -87,40 +92,30 @@ def test_airports_without_a_place_or_elevation_are_left_out(tmp_path, monkeypatc
     "A,100,45,-90\nB,,10,10\nC,5,,10\nD,200,45,-90\nE,0,-45,180\n"
   )
   monkeypatch.setattr(terrain, "find_file", lambda _: path)
-  points, pixel = terrain.load_points("airports")
-  assert points.coords.tolist() == [[-0.5, 0.25], [1, -0.25]] and pixel == 1 / 180
-  np.testing.assert_allclose(points.values, [[30.48], [0]], rtol=1e-6)
+  coords, elevation, pixel = terrain.load_points("airports")
+  assert coords.tolist() == [[-0.5, 0.25], [1, -0.25]] and pixel == 1 / 180
+  np.testing.assert_allclose(elevation, [30.48, 0], rtol=1e-6)
 
 
 def test_a_fifth_is_held_out_for_good(maps):
-  points, _, found = maps
-  n = len(points.coords)
+  name, found = maps
+  coords, elevation, _ = terrain.load_points(name)
+  n = len(coords)
   train_places, held_out = _places(found.train.coords), _places(found.held_out.coords)
   assert len(found.held_out.coords) == n // 5 == len(held_out)
   assert not train_places & held_out
-  assert train_places | held_out == _places(points.coords)
-  assert np.abs(points.coords).max() <= 1
-  values = found.train.values.astype(np.float64)
+  assert train_places | held_out == _places(coords)
+  assert np.abs(coords).max() <= 1
+  values = np.asarray(found.train.values, np.float64)
   assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
-  metres = dict(
-    zip(map(bytes, points.coords), points.values[:, 0].tolist(), strict=True)
-  )
+  truth = _by_place(coords, elevation)
   for part in (found.train, found.held_out):
-    assert np.isfinite(part.values).all() and part.values.dtype == np.float32
-    expected = [metres[bytes(place)] for place in part.coords]
-    back = found.mean + found.std * part.values[:, 0]
-    np.testing.assert_allclose(back, expected, atol=0.01)
+    expected = [truth[place.tobytes()] for place in np.asarray(part.coords)]
+    np.testing.assert_allclose(found.metres(part.values), expected, atol=0.01)
   # Random order: the first tenth spreads as the whole.
   tenth = found.train.coords[: n // 10].std(0) / found.train.coords.std(0)
   np.testing.assert_allclose(tenth, 1, atol=0.05)
-
-
-def test_the_split_is_always_the_same(maps, request):
-  _, _, found = maps
-  name = "fault" if len(found.train.coords) > 100_000 else "airports"
-  again = terrain.load(name)
-  np.testing.assert_array_equal(again.held_out.coords, found.held_out.coords)
-  np.testing.assert_array_equal(again.train.values, found.train.values)
+  chex.assert_trees_all_equal(terrain.load(name).train, found.train)
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -143,20 +138,17 @@ def test_a_package_without_the_file_is_named(monkeypatch):
 
 
 def test_windows_hold_shares_of_all_sizes(maps):
-  *_, found = maps
-  least = 640 / len(found.train.coords)
-  coords = jnp.asarray(found.train.coords)
-  centre, reach = jax.jit(terrain.draw_windows, static_argnums=2)(
-    jax.random.key(0), coords, 400, least
-  )
+  _, found = maps
+  coords = found.train.coords
+  least = 640 / len(coords)
+  draw = jax.jit(terrain.draw_windows, static_argnums=2)
+  centre, reach = jax.device_get(draw(jax.random.key(0), coords, 400, least))
   assert _places(centre) <= _places(coords)
   inside = [
-    (np.abs(found.train.coords - c).max(1) <= r).mean()
-    for c, r in zip(np.asarray(centre), np.asarray(reach), strict=True)
+    (np.abs(coords - c).max(1) <= r).mean() for c, r in zip(centre, reach, strict=True)
   ]
   # On a logarithmic scale, shares are uniform from the least one to 1.
-  place = np.log(inside) / np.log(least)
-  assert stats.kstest(place, "uniform").statistic < 0.08
+  assert stats.kstest(np.log(inside) / np.log(least), "uniform").statistic < 0.08
   assert 0.3 * least < min(inside) < 2 * least and max(inside) > 0.9
 
 
@@ -178,22 +170,17 @@ def test_points_are_drawn_within_their_window():
 
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_batches_hold_true_points_and_no_target_twice(maps, evaluation):
-  *_, found = maps
+  _, found = maps
   held_out = found.held_out if evaluation else None
   draw = jax.jit(terrain.sample, static_argnames=("batch_size", "num_context"))
-  to_device = lambda points: jax.tree.map(jnp.asarray, points)  # noqa: E731
-  batch = draw(
-    jax.random.key(3), to_device(found.train), to_device(held_out),
-    batch_size=4, num_context=100,
-  )  # fmt: skip
+  batch = draw(jax.random.key(3), found.train, held_out, batch_size=4, num_context=100)
   assert batch.coords.shape == (4, 100, 2) and batch.targets.shape == (4, 128, 1)
   assert np.all(batch.query_mask)
   sources = found.train, held_out or found.train
   drawn = (batch.coords, batch.values), (batch.query_coords, batch.targets)
   for points, (coords, values) in zip(sources, drawn, strict=True):
-    truth = {bytes(c): v for c, v in zip(points.coords, points.values[:, 0])}  # noqa: B905
-    flat = np.asarray(coords).reshape(-1, 2)
-    expected = [truth[bytes(place)] for place in flat]
+    truth = _by_place(points.coords, points.values)
+    expected = [truth[place.tobytes()] for place in np.asarray(coords).reshape(-1, 2)]
     np.testing.assert_array_equal(np.asarray(values).ravel(), expected)
   for coords, query_coords in zip(batch.coords, batch.query_coords, strict=True):
     both = _places(coords) | _places(query_coords)
@@ -201,7 +188,7 @@ def test_batches_hold_true_points_and_no_target_twice(maps, evaluation):
 
 
 def test_context_sizes_are_uniform(tiny):
-  batch = terrain.sample(jax.random.key(0), tiny._train, None, 64, 32)
+  batch = terrain.sample(jax.random.key(0), tiny.terrain.train, None, 64, 32)
   size = np.asarray(batch.mask.sum(1))
   assert 16 <= size.min() < 19 and 30 <= size.max() <= 32
   assert abs(size.mean() - 24) < 5 * 4.9 / 8
@@ -309,17 +296,18 @@ def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):
   workdir, _ = finished
   _, params = evaluate.checkpoints.restore_params(workdir, train.init_params(tiny))
   rows = json.loads((workdir / terrain_task.SCALING_FILE).read_text())["rows"]
-  context = jax.tree.map(lambda x: x[None, :64], tiny._train)
+  context = jax.tree.map(lambda x: x[None, :64], tiny.terrain.train)
   index, read, leaves = (
     task_lib.jitted(tiny, name) for name in ("index", "read", "read_leaves")
   )
   memory = index(params, context.coords, context.values)
   held_out = tiny.terrain.held_out
+  targets = np.asarray(held_out.values)
   for row, method in zip(rows, (read, leaves), strict=False):
     output = method(params, memory, held_out.coords[None]).output
     mean, std = np.asarray(output.mean[0]), np.asarray(output.std[0])
-    expected = _expected_scores(mean, std, held_out.values, tiny.terrain.std)
-    assert row["num_queries"] == len(held_out.coords)
+    expected = _expected_scores(mean, std, targets, tiny.terrain.std)
+    assert row["num_queries"] == len(targets)
     for name, score in expected.items():
       assert row[name] == pytest.approx(score, rel=1e-3, abs=2e-3)
 

@@ -43,11 +43,11 @@ class Points:
 
   Attributes:
     coords: `[n, 2]` float32, east and north.
-    values: `[n, 1]` float32, the elevation.
+    values: `[n, 1]` float32, the elevation, standardised by the training points'.
   """
 
-  coords: np.ndarray | jax.Array
-  values: np.ndarray | jax.Array
+  coords: jax.Array
+  values: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Terrain:
   """A map, split for good; both parts are in random order, so any prefix is a sample.
 
   Attributes:
-    train: its `Points` to learn from and to give as context, elevations standardised.
+    train: its `Points` to learn from and to give as context.
     held_out: those that are only ever predicted, in evaluations.
     mean: of the training points' elevations, metres.
     std: of the same.
@@ -67,6 +67,10 @@ class Terrain:
   mean: float
   std: float
   pixel: float
+
+  def metres(self, values: jax.typing.ArrayLike) -> np.ndarray:
+    """Elevations `[n, 1]` as `Points` hold them, in metres, `[n]`."""
+    return self.mean + self.std * np.asarray(values)[:, 0]
 
 
 def find_file(dataset: str) -> pathlib.Path:
@@ -90,8 +94,8 @@ def find_file(dataset: str) -> pathlib.Path:
   )
 
 
-def load_points(dataset: str) -> tuple[Points, float]:
-  """All points of a data set, elevations in metres, and the side of a pixel.
+def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
+  """All points of a data set.
 
   A grid's pixels are its points, rows from north to south; the longer side spans
   [-1, 1]. Of airports, longitude and latitude are degrees / 180, a pixel is a degree,
@@ -100,30 +104,30 @@ def load_points(dataset: str) -> tuple[Points, float]:
   Args:
     dataset: one of `DATASETS`.
 
+  Returns:
+    Coordinates, `[n, 2]` float32; elevations in metres, `[n]` float32; the side of a
+    pixel.
+
   Raises:
     DataError: if the data cannot be found.
   """
   path = find_file(dataset)
   if dataset == "fault":
     with np.load(path) as file:
-      elevation = file["elevation"]
-    height, width = elevation.shape
+      grid = file["elevation"]
+    height, width = grid.shape
     pixel = 2 / (max(height, width) - 1)
-    row, column = np.divmod(np.arange(elevation.size), width)
+    row, column = np.divmod(np.arange(grid.size), width)
     coords = np.stack([column - (width - 1) / 2, (height - 1) / 2 - row], axis=-1)
-    return _points(coords * pixel, elevation.ravel()), pixel
+    return (coords * pixel).astype(np.float32), grid.ravel().astype(np.float32), pixel
   with path.open(encoding="utf-8", newline="") as file:
     cells = [[row["lon"], row["lat"], row["elevation"]] for row in csv.DictReader(file)]
   table = np.array([row for row in cells if all(row)], np.float64)
-  points = _points(table[:, :2] / 180, table[:, 2] * METRES_PER_FOOT)
-  _, first = np.unique(points.coords, axis=0, return_index=True)
-  return jax.tree.map(lambda x: x[np.sort(first)], points), 1 / 180
-
-
-def _points(coords: np.ndarray, elevation: np.ndarray) -> Points:
-  return Points(
-    coords=coords.astype(np.float32), values=elevation.astype(np.float32)[:, None]
-  )
+  coords = (table[:, :2] / 180).astype(np.float32)
+  elevation = (table[:, 2] * METRES_PER_FOOT).astype(np.float32)
+  _, first = np.unique(coords, axis=0, return_index=True)
+  first.sort()
+  return coords[first], elevation[first], 1 / 180
 
 
 def load(dataset: str) -> Terrain:
@@ -135,17 +139,15 @@ def load(dataset: str) -> Terrain:
   Raises:
     DataError: if the data cannot be found.
   """
-  points, pixel = load_points(dataset)
-  num_points = len(points.coords)
-  order = np.random.default_rng(_SPLIT_SEED).permutation(num_points)
-  held_out, train = np.split(order, [int(HELD_OUT * num_points)])
-  mean = float(np.mean(points.values[train], dtype=np.float64))
-  std = float(np.std(points.values[train], dtype=np.float64))
+  coords, elevation, pixel = load_points(dataset)
+  order = np.random.default_rng(_SPLIT_SEED).permutation(len(coords))
+  held_out, train = np.split(order, [int(HELD_OUT * len(coords))])
+  mean = float(np.mean(elevation[train], dtype=np.float64))
+  std = float(np.std(elevation[train], dtype=np.float64))
+  values = ((elevation - mean) / std)[:, None]
 
   def take(index: np.ndarray) -> Points:
-    return Points(
-      coords=points.coords[index], values=(points.values[index] - mean) / std
-    )
+    return Points(coords=jnp.asarray(coords[index]), values=jnp.asarray(values[index]))
 
   return Terrain(
     train=take(train), held_out=take(held_out), mean=mean, std=std, pixel=pixel
@@ -247,9 +249,15 @@ def draw_points(
   distance = _distance(coords, centre)
   noise = jax.random.uniform(rng, distance.shape)
   rank = jnp.where(distance <= reach[:, None], noise, 1 + distance)
-  return jax.lax.top_k(-rank, count)[1]
+  chosen = jax.lax.top_k(-rank, count)[1]
+  # Else XLA sorts all points, if the caller takes parts of what is chosen.
+  return jax.lax.optimization_barrier(chosen)
 
 
 def _distance(coords: jax.Array, centre: jax.Array) -> jax.Array:
   """`[B, n]`, in the maximum norm, whose circles are squares."""
-  return jnp.max(jnp.abs(coords - centre[:, None]), axis=-1)
+  # Axes apart: a CPU is slow at axes of two.
+  east, north = (
+    jnp.abs(x - at[:, None]) for x, at in zip(coords.T, centre.T, strict=True)
+  )
+  return jnp.maximum(east, north)

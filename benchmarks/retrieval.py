@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from benchmarks import ratios
 from benchmarks import rivals
-from benchmarks.ratios import Row
-from experiments.common import launch
 from experiments.common import measure
 from experiments.common import plots
+from experiments.common import ratios
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import attention
 
@@ -127,7 +126,7 @@ def summarise(rows: list[Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all sizes, writes retrieval.json, .txt and .png."""
   del argv
-  launch.quiet_libraries()
+  common.start()
   rows = []
   for num_tokens in _NUM_TOKENS():
     for num_queries in _NUM_QUERIES():

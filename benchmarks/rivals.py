@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from benchmarks.ratios import Row
+from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import attention
 

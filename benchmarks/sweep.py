@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from benchmarks.ratios import Row
-from experiments.common import launch
 from experiments.common import measure
+from experiments.common.ratios import Row
 import tca_jax
 
 _NUM_TOKENS = common.define_ints("num_tokens", [2**14], "N")
@@ -85,7 +84,7 @@ def summarise(rows: list[Row]) -> str:
 def main(argv: list[str]) -> None:
   """Times all shapes, writes sweep.json and .txt."""
   del argv
-  launch.quiet_libraries()
+  common.start()
   rows = [row for n in _NUM_TOKENS() for row in run(n)]
   common.write("sweep", rows, summarise(rows))
 

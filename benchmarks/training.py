@@ -17,15 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from benchmarks.ratios import Row
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
 from experiments.common import config as config_lib
-from experiments.common import launch
 from experiments.common import measure
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.common.ratios import Row
 from experiments.data import gp
 from tca_jax import attention
 from tca_jax import retrieval
@@ -223,7 +222,7 @@ def summarise(rows: list[Row], peak: float) -> str:
 def main(argv: list[str]) -> None:
   """Times the tasks, writes training.json and .txt."""
   del argv
-  launch.quiet_libraries()
+  common.start()
   peak, rows = matmul_peak(), []
   for name in _TASKS.value:
     rows += run(name, peak)

@@ -26,7 +26,7 @@ ORDERS: tuple[str, ...] = typing.get_args(Order)
 # (children [..., b, D], mask [..., b]) -> [..., D]
 AggregateFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-CHUNK = 8192  # the most nodes of a level that are aggregated at once
+CHUNK = 2048  # the most nodes of a level that are aggregated at once
 
 
 @chex.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import ratios
 from experiments.common import measure
+from experiments.common import ratios
 
 ROOT = pathlib.Path(__file__).parent.parent
 

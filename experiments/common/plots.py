@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("agg")  # no screen is needed
 
+from matplotlib import colors
 from matplotlib import patches
 from matplotlib import pyplot as plt
 from matplotlib import ticker
@@ -16,6 +17,7 @@ import tca_jax
 
 _QUERY = "#d62728"
 _LEVELS = plt.get_cmap("viridis")
+_CHANNELS = plt.get_cmap("plasma")
 _RIVALS = [f"C{i}" for i in range(10) if i != 3]  # C3 is the red of TCA
 
 
@@ -67,6 +69,29 @@ class FunctionFit:
   exact_std: np.ndarray
   context: np.ndarray
   queries: dict[float, list[tuple[int, np.ndarray]]]
+  depth: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledSegment:
+  """A piece of a recording, the classes of its rows, and what one query read.
+
+  Attributes:
+    time: `[n]` seconds, ascending.
+    channels: `[n, E]`, NaN where nothing was recorded.
+    truth: `[n]` int, classes.
+    predicted: `[n]` int.
+    query: the time of the query shown.
+    nodes: for every node read, its level and the times of the rows under it.
+    depth: of the tree.
+  """
+
+  time: np.ndarray
+  channels: np.ndarray
+  truth: np.ndarray
+  predicted: np.ndarray
+  query: float
+  nodes: list[tuple[int, np.ndarray]]
   depth: int
 
 
@@ -182,18 +207,65 @@ def plot_functions(fits: list[FunctionFit], path: epath.PathLike) -> None:
     for row, (query, nodes) in enumerate(fit.queries.items()):
       for axes in (above, below):
         axes.axvline(query, color=_QUERY, linewidth=0.8)
-      for level, x in nodes:
-        color = _LEVELS(level / fit.depth)
-        if len(x) == 1:
-          below.plot(x, [row], "o", color=color, markersize=6)
-        else:
-          below.plot([x.min(), x.max()], [row, row], "|-", color=color, linewidth=4)
-      below.plot([query], [row], "x", color=_QUERY, markersize=9, markeredgewidth=2)
+      _draw_read(below, row, query, nodes, fit.depth)
     below.set(ylim=(len(fit.queries) - 0.5, -0.5), yticks=[], xlabel="x")
   grid[0][0].legend(fontsize="small")
   grid[1][0].set_ylabel("read by each query")
   figure.supxlabel(
     "below: a query (x) reads single points (dots) and inner nodes (bars over the points"
+    " they sum up, dark near the root)",
+    fontsize=9,
+  )
+  _save(figure, path)
+
+
+def plot_segments(
+  segments: list[LabelledSegment], classes: tuple[str, ...], path: epath.PathLike
+) -> None:
+  """Draws a column a segment: its channels, its classes, and what one query read."""
+  figure, grid = plt.subplots(
+    3,
+    len(segments),
+    figsize=(5.5 * len(segments), 6.5),
+    sharex="col",
+    squeeze=False,
+    height_ratios=(4, 1, 1),
+    layout="constrained",
+  )
+  palette = colors.ListedColormap(_RIVALS[: len(classes)])
+  for (above, strips, below), segment in zip(grid.T, segments, strict=True):
+    for i, values in enumerate(segment.channels.T):
+      seen = np.isfinite(values)
+      color = _CHANNELS(i / segment.channels.shape[1])
+      above.plot(
+        segment.time[seen], values[seen], ".-", color=color, markersize=3, linewidth=0.8
+      )
+    middle = (segment.time[1:] + segment.time[:-1]) / 2
+    edges = np.concatenate([segment.time[:1], middle, segment.time[-1:]])
+    for row, labels in enumerate((segment.truth, segment.predicted)):
+      strips.pcolormesh(
+        edges,
+        [row - 0.4, row + 0.4],
+        labels[None],
+        cmap=palette,
+        vmin=-0.5,
+        vmax=len(classes) - 0.5,
+      )
+    strips.set(ylim=(1.5, -0.5), yticks=(0, 1), yticklabels=("truth", "predicted"))
+    for axes in (above, strips, below):
+      axes.axvline(segment.query, color=_QUERY, linewidth=0.8)
+    _draw_read(below, 0, segment.query, segment.nodes, segment.depth)
+    below.set(ylim=(0.5, -0.5), yticks=[], xlabel="seconds")
+  grid[0][0].set_ylabel("channels")
+  grid[2][0].set_ylabel("read")
+  handles = [
+    patches.Patch(color=palette(i), label=name) for i, name in enumerate(classes)
+  ]
+  figure.legend(
+    handles=handles, loc="outside upper center", ncols=len(classes), fontsize="small"
+  )
+  figure.supxlabel(
+    "below: the query (x) reads single rows (dots) and inner nodes (bars over the rows"
     " they sum up, dark near the root)",
     fontsize=9,
   )
@@ -335,6 +407,23 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
   panels[0].set_ylabel("reward in training (sampled walks)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
   _save(figure, path)
+
+
+def _draw_read(
+  axes: plt.Axes,
+  row: int,
+  query: float,
+  nodes: list[tuple[int, np.ndarray]],
+  depth: int,
+) -> None:
+  """Draws the nodes that a query read of a line: dots, and bars over what they hold."""
+  for level, x in nodes:
+    color = _LEVELS(level / depth)
+    if len(x) == 1:
+      axes.plot(x, [row], "o", color=color, markersize=6)
+    else:
+      axes.plot([x.min(), x.max()], [row, row], "|-", color=color, linewidth=4)
+  axes.plot([query], [row], "x", color=_QUERY, markersize=9, markeredgewidth=2)
 
 
 def _save(figure: plt.Figure, path: epath.PathLike) -> None:

@@ -7,8 +7,6 @@ Both become points (east, north) within [-1, 1], on one scale for both axes.
 
 import csv
 import dataclasses
-import importlib.util
-import pathlib
 
 import chex
 import jax
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.task import Batch
-from experiments.data.errors import DataError
+from experiments.data import packages
 
 MIN_CONTEXT = 16
 NUM_TARGETS = 128  # of a window
@@ -25,14 +23,14 @@ METRES_PER_FOOT = 0.3048
 _SPLIT_SEED = 0
 _RULER = 2048  # points by whose distances the size of a window is told
 
-# By data set: the package that holds it, its version and the file.
+# By data set: the package that holds it, the file within it, and what pip installs.
 _SOURCES = {
   "fault": (
-    "matplotlib==3.11.2",
+    "matplotlib",
     "mpl-data/sample_data/jacksboro_fault_dem.npz",
-    "0.2 MB",
+    "matplotlib==3.11.2",
   ),
-  "airports": ("airportsdata==20260905", "airports.csv", "3 MB"),
+  "airports": ("airportsdata", "airports.csv", "airportsdata==20260905"),
 }
 DATASETS = tuple(_SOURCES)
 
@@ -73,27 +71,6 @@ class Terrain:
     return self.mean + self.std * np.asarray(values)[:, 0]
 
 
-def find_file(dataset: str) -> pathlib.Path:
-  """The file of a data set in the package that holds it, which is not imported.
-
-  Raises:
-    DataError: if the package is not installed or does not hold the file.
-  """
-  requirement, name, size = _SOURCES[dataset]
-  package = requirement.partition("==")[0]
-  spec = importlib.util.find_spec(package)
-  roots = list(spec.submodule_search_locations or []) if spec else []
-  for root in roots:
-    path = pathlib.Path(root) / name
-    if path.exists():
-      return path
-  raise DataError(
-    f"the data set {dataset!r} ({name}, {size}) comes with the package {package}, which"
-    f" {'lacks the file' if roots else 'is not installed'}; run `pip install"
-    f" {requirement}` (or `pip install 'tca-jax[data]'`) and the same command again"
-  )
-
-
 def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
   """All points of a data set.
 
@@ -111,7 +88,7 @@ def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
   Raises:
     DataError: if the data cannot be found.
   """
-  path = find_file(dataset)
+  path = packages.find_file(*_SOURCES[dataset])
   if dataset == "fault":
     with np.load(path) as file:
       grid = file["elevation"]

@@ -1,0 +1,85 @@
+"""The README's table is the one that the results make."""
+
+import json
+import pathlib
+
+from etils import epath
+from PIL import Image
+import pytest
+
+from experiments import report
+from experiments.common import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _write(folder, name, **result):
+  result = dict(step=10, tokens_fraction_largest=0.25) | result
+  (folder / f"{name}.json").write_text(json.dumps(result))
+
+
+def _cells(text, task):
+  (line,) = [line for line in text.splitlines() if line.startswith(f"| {task} |")]
+  return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_readme_shows_the_table_that_the_results_make():
+  results = epath.Path(ROOT / "results")
+  made = {name: make(results) for name, make in report.TABLES.items()}
+  assert report.with_tables(README, made) == README, "run python -m experiments.report"
+  for text in made.values():
+    for table in text.split("\n\n"):
+      lines = table.splitlines()
+      assert len(lines) > 2 and len({line.count("|") for line in lines}) == 1
+
+
+def test_every_system_that_was_run_stands_in_the_table():
+  made = report.all_results(epath.Path(ROOT / "results"))
+  for row in report.ROWS:
+    for i, system in enumerate(("ca", "perceiver", "tca")):
+      ran = (ROOT / "results" / f"{row.stem.format(system)}.json").exists()
+      if ran or row.published:
+        assert bool(_cells(made, row.task)[1 + 2 * i]) == ran
+
+
+def test_seeds_are_averaged_and_other_runs_left_out(tmp_path):
+  _write(tmp_path, "copy_t256_tca", accuracy=0.5, full_accuracy=1.0)
+  _write(tmp_path, "copy_t256_tca_seed1", accuracy=0.7, full_accuracy=1.0)
+  _write(tmp_path, "copy_t256_tca_other", accuracy=0.0)
+  _write(tmp_path, "copy_t256_ca", accuracy=1.0, step=20, tokens_fraction_largest=1)
+  found = _cells(report.all_results(epath.Path(tmp_path)), "Copy, T = 256")
+  assert found[1:7] == ["100.00", "100.0", "", "15.2", "60.00 ± 14.14", "100.0"]
+  assert found[7:] == ["100.00 ± 0.00", "25.0", "6.3", "10; 20", "2; 1"]
+
+
+BEGIN, END = "<!-- a: begin -->", "<!-- a: end -->"
+
+
+@pytest.mark.parametrize("readme", ["", BEGIN, f"{END} {BEGIN}", 2 * (BEGIN + END)])
+def test_a_readme_without_the_marks_is_refused(readme):
+  with pytest.raises(ValueError, match="must hold"):
+    report.with_tables(readme, {"a": "table"})
+
+
+def test_a_table_stands_between_its_marks():
+  readme = f"a\n{BEGIN}\nold\n{END}\nb"
+  made = report.with_tables(readme, {"a": "new"})
+  assert made == f"a\n{BEGIN}\nnew\n{END}\nb"
+  assert report.with_tables(made, {"a": "new"}) == made
+
+
+def test_figures_are_drawn_from_json(tmp_path):
+  (tmp_path / "ablation").mkdir()
+  curve = [[32, 1.0, 0.1], [64, 2.0, 0.2]]
+  config_lib.write_json(tmp_path / "ablation" / "a.json", [dict(row="x", curve=curve)])
+  (tmp_path / "benchmarks").mkdir()
+  rows = [
+    dict(system=name, num_tokens=n, num_queries=1, us_per_query=us)
+    for name, us in (("tca", 2.0), ("full_xla", 3.0), ("gather_floor", 1.0))
+    for n in (128, 256)
+  ]
+  config_lib.write_json(tmp_path / "benchmarks" / "retrieval.json", rows)
+  figures = report.draw(epath.Path(tmp_path))
+  assert [path.name for path in figures] == ["a.png", "retrieval.png"]
+  assert all(Image.open(path).size[0] > 400 for path in figures)

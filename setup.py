@@ -22,6 +22,7 @@ setuptools.setup(
   install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7", "numpy>=2.0"],
   extras_require={
     "data": [
+      "airportsdata>=20240101",
       "mlxtend>=0.23",
       "scikit-image>=0.25",
       "scikit-learn>=1.5",

@@ -95,6 +95,35 @@ class LabelledSegment:
   depth: int
 
 
+@dataclasses.dataclass(frozen=True)
+class TerrainFit:
+  """A map completed from some of its points, and what one query read.
+
+  Attributes:
+    coords: `[n, 2]`, east and north, of the points predicted.
+    truth: `[n]`, metres.
+    mean: `[n]`.
+    std: `[n]`.
+    context: `[k, 2]`, the points given.
+    context_values: `[k]`.
+    query: `[2]`, the query shown.
+    boxes: for every node read, its level and the points under it, `[m, 2]`.
+    depth: of the tree.
+    pixel: the side of a pixel, in units of the coordinates.
+  """
+
+  coords: np.ndarray
+  truth: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
+  context: np.ndarray
+  context_values: np.ndarray
+  query: np.ndarray
+  boxes: list[tuple[int, np.ndarray]]
+  depth: int
+  pixel: float
+
+
 def nodes_read(walk: tca_jax.TreeReading, tree: tca_jax.Tree) -> list:
   """(level, tokens `[k]`) of every node that one query read of one tree."""
   found = []
@@ -241,6 +270,67 @@ def plot_segments(
     fontsize=9,
   )
   _save(figure, path)
+
+
+def plot_terrain(fit: TerrainFit, path: epath.PathLike) -> None:
+  """Draws a map: truth, context, mean, std, and the nodes one query read."""
+  titles = (
+    "truth",
+    f"context, {len(fit.context):,} of {len(fit.coords):,} points",
+    "mean",
+    "std",
+    "read by one query",
+  )
+  figure, (row,) = plt.subplots(
+    1, len(titles), figsize=(20, 4), squeeze=False, layout="constrained"
+  )
+  low, high = fit.coords.min(0) - fit.pixel / 2, fit.coords.max(0) + fit.pixel / 2
+  frame = dict(extent=(low[0], high[0], low[1], high[1]), origin="lower")
+  colors = dict(cmap="terrain", vmin=fit.truth.min(), vmax=fit.truth.max())
+  truth, mean, std = (
+    _raster(fit.coords, x, fit.pixel) for x in (fit.truth, fit.mean, fit.std)
+  )
+  row[0].imshow(truth, **frame, **colors)
+  row[1].scatter(*fit.context.T, c=fit.context_values, s=4, linewidths=0, **colors)
+  height = row[2].imshow(mean, **frame, **colors)
+  doubt = row[3].imshow(std, **frame, cmap="magma", vmin=0)
+  row[4].imshow(truth, **frame, cmap="gray", alpha=0.45)
+  for level, points in fit.boxes:
+    color = _LEVELS(level / fit.depth)
+    if len(points) == 1:
+      row[4].plot(*points.T, "o", color=color, markersize=5)
+      continue
+    corner, sides = points.min(0), np.ptp(points, axis=0)
+    row[4].add_patch(patches.Rectangle(corner, *sides, fill=False, color=color, lw=1.8))
+  row[4].plot(*fit.query, "x", color=_QUERY, ms=9, mew=2.5)
+  for axes, title in zip(row, titles, strict=True):
+    axes.set(title=title, xticks=[], yticks=[], aspect="equal")
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+  figure.colorbar(height, ax=row[:3], label="elevation, m", shrink=0.7)
+  figure.colorbar(doubt, ax=row[3], label="m", shrink=0.7)
+  figure.supxlabel(
+    "x: the query; boxes: the tree's nodes read, dark near the root; dots: single points",
+    fontsize=9,
+  )
+  _save(figure, path)
+
+
+def _raster(coords: np.ndarray, values: np.ndarray, pixel: float) -> np.ndarray:
+  """`[rows, columns]`, the mean of the values in each pixel; NaN where there is none.
+
+  >>> _raster(np.array([[0, 0], [1, 0], [1.1, 0]]), np.array([1, 2, 4]), 1).tolist()
+  [[1.0, 3.0]]
+  """
+  column, row = np.rint((coords - coords.min(0)) / pixel).astype(int).T
+  shape = row.max() + 1, column.max() + 1
+  place = np.ravel_multi_index((row, column), shape)
+  count, total = (
+    np.bincount(place, weights, minlength=shape[0] * shape[1])
+    for weights in (None, values)
+  )
+  mean = np.full(count.shape, np.nan)
+  np.divide(total, count, out=mean, where=count > 0)
+  return mean.reshape(shape)
 
 
 def plot_read_times(

@@ -1,0 +1,340 @@
+"""Elevation: the maps, their split, the windows drawn, and contexts of any size."""
+
+import dataclasses
+import json
+
+import airportsdata
+import chex
+from etils import epath
+import jax
+import jax.numpy as jnp
+from matplotlib import cbook
+import numpy as np
+from PIL import Image
+import pytest
+from scipy import stats
+
+from experiments import terrain as terrain_task
+from experiments.common import evaluate
+from experiments.common import plots
+from experiments.common import train
+from experiments.common.config import ConfigError
+from experiments.data import packages
+from experiments.data import terrain
+from experiments.data.errors import DataError
+import tca_jax
+
+TINY = terrain_task.TerrainConfig(
+  dataset="airports",
+  num_context=32,
+  num_frequencies=2,
+  num_steps=1,
+  batch_size=2,
+  eval_batches=1,
+  context_sizes="256,64",
+  num_targets=500,
+  map_side=9,
+)
+
+
+@pytest.fixture(scope="module", params=terrain.DATASETS)
+def maps(request):
+  """A data set: its name, and the map."""
+  return request.param, terrain.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  return terrain_task.TerrainTask(TINY)
+
+
+def _places(coords):
+  """Points as a set."""
+  return {place.tobytes() for place in np.asarray(coords).reshape(-1, 2)}
+
+
+def _by_place(coords, values):
+  """Values by point."""
+  coords, values = np.asarray(coords), np.asarray(values).ravel()
+  return {place.tobytes(): x for place, x in zip(coords, values, strict=True)}
+
+
+def test_the_fault_is_matplotlibs_grid():
+  coords, elevation, pixel = terrain.load_points("fault")
+  with cbook.get_sample_data("jacksboro_fault_dem.npz") as file:
+    expected = file["elevation"]
+  assert expected.shape == (344, 403) and elevation.shape == (138_632,)
+  # Rows of a raster go up, those of the file from north to south.
+  grid = plots._raster(coords, elevation, pixel)
+  np.testing.assert_array_equal(grid[::-1], expected)
+  np.testing.assert_allclose(coords[0], [-1, 171.5 / 201], rtol=1e-6)
+  np.testing.assert_allclose(coords[-1], [1, -171.5 / 201], rtol=1e-6)
+
+
+def test_airports_are_where_the_package_says():
+  coords, elevation, _ = terrain.load_points("airports")
+  expected = {}
+  for airport in airportsdata.load().values():
+    place = np.array([airport["lon"], airport["lat"]]) / 180
+    expected.setdefault(place.astype(np.float32).tobytes(), airport["elevation"])
+  assert len(coords) == len(expected) > 25_000
+  # At a place of two airports the file's first one counts.
+  feet = np.array([expected[place.tobytes()] for place in coords])
+  np.testing.assert_allclose(elevation, 0.3048 * feet, rtol=1e-5)
+  lukla = airportsdata.load()["VNLK"]
+  at = np.abs(coords * 180 - [lukla["lon"], lukla["lat"]]).sum(1).argmin()
+  assert 2700 < elevation[at] < 2950
+
+
+def test_airports_without_a_place_or_elevation_are_left_out(tmp_path, monkeypatch):
+  path = tmp_path / "airports.csv"
+  path.write_text(
+    "icao,elevation,lat,lon\n"
+    "A,100,45,-90\nB,,10,10\nC,5,,10\nD,200,45,-90\nE,0,-45,180\n"
+  )
+  monkeypatch.setattr(packages, "find_file", lambda *_: path)
+  coords, elevation, pixel = terrain.load_points("airports")
+  assert coords.tolist() == [[-0.5, 0.25], [1, -0.25]] and pixel == 1 / 180
+  np.testing.assert_allclose(elevation, [30.48, 0], rtol=1e-6)
+
+
+def test_a_fifth_is_held_out_for_good(maps):
+  name, found = maps
+  coords, elevation, _ = terrain.load_points(name)
+  n = len(coords)
+  train_places, held_out = _places(found.train.coords), _places(found.held_out.coords)
+  assert len(found.held_out.coords) == n // 5 == len(held_out)
+  assert not train_places & held_out
+  assert train_places | held_out == _places(coords)
+  assert np.abs(coords).max() <= 1
+  values = np.asarray(found.train.values, np.float64)
+  assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
+  truth = _by_place(coords, elevation)
+  for part in (found.train, found.held_out):
+    expected = [truth[place.tobytes()] for place in np.asarray(part.coords)]
+    np.testing.assert_allclose(found.metres(part.values), expected, atol=0.01)
+  # Random order: the first tenth spreads as the whole.
+  tenth = found.train.coords[: n // 10].std(0) / found.train.coords.std(0)
+  np.testing.assert_allclose(tenth, 1, atol=0.05)
+  chex.assert_trees_all_equal(terrain.load(name).train, found.train)
+
+
+def test_missing_packages_are_named(monkeypatch):
+  monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
+  with pytest.raises(
+    DataError, match=r"airports\.csv comes with .*; run `pip install airportsdata==\d+`"
+  ):
+    terrain.load("airports")
+  with pytest.raises(
+    DataError, match=r"jacksboro_fault_dem\.npz comes with the package matplotlib=="
+  ):
+    terrain.load("fault")
+
+
+def test_windows_hold_shares_of_all_sizes(maps):
+  _, found = maps
+  coords = found.train.coords
+  least = 640 / len(coords)
+  draw = jax.jit(terrain.draw_windows, static_argnums=2)
+  centre, reach = jax.device_get(draw(jax.random.key(0), coords, 400, least))
+  assert _places(centre) <= _places(coords)
+  inside = [
+    (np.abs(coords - c).max(1) <= r).mean() for c, r in zip(centre, reach, strict=True)
+  ]
+  # On a logarithmic scale, shares are uniform from the least one to 1.
+  assert stats.kstest(np.log(inside) / np.log(least), "uniform").statistic < 0.08
+  assert 0.3 * least < min(inside) < 2 * least and max(inside) > 0.9
+
+
+def test_points_are_drawn_within_their_window():
+  coords = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (500, 2)), jnp.float32)
+  centre, reach = coords[:3], jnp.array([0.0, 0.2, 2.0])
+  drawn = terrain.draw_points(jax.random.key(0), coords, centre, reach, 60)
+  for i, index in enumerate(np.asarray(drawn)):
+    far = np.abs(np.asarray(coords - centre[i])).max(1)
+    inside = int((far <= reach[i]).sum())
+    assert len(set(index)) == 60
+    assert np.all(far[index[:inside]] <= reach[i])
+    # A window of too few is widened to the nearest around it.
+    np.testing.assert_allclose(far[index[inside:]], np.sort(far)[inside:60])
+  assert not np.all(np.diff(drawn[2]) > 0)
+  other = terrain.draw_points(jax.random.key(1), coords, centre, reach, 60)
+  assert set(np.asarray(other[2]).tolist()) != set(np.asarray(drawn[2]).tolist())
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_batches_hold_true_points_and_no_target_twice(maps, evaluation):
+  _, found = maps
+  held_out = found.held_out if evaluation else None
+  draw = jax.jit(terrain.sample, static_argnames=("batch_size", "num_context"))
+  batch = draw(jax.random.key(3), found.train, held_out, batch_size=4, num_context=100)
+  assert batch.coords.shape == (4, 100, 2) and batch.targets.shape == (4, 128, 1)
+  assert np.all(batch.query_mask)
+  sources = found.train, held_out or found.train
+  drawn = (batch.coords, batch.values), (batch.query_coords, batch.targets)
+  for points, (coords, values) in zip(sources, drawn, strict=True):
+    truth = _by_place(points.coords, points.values)
+    expected = [truth[place.tobytes()] for place in np.asarray(coords).reshape(-1, 2)]
+    np.testing.assert_array_equal(np.asarray(values).ravel(), expected)
+  for coords, query_coords in zip(batch.coords, batch.query_coords, strict=True):
+    both = _places(coords) | _places(query_coords)
+    assert len(both) == 228, "a target is in the context"
+
+
+def test_context_sizes_are_uniform(tiny):
+  batch = terrain.sample(jax.random.key(0), tiny.terrain.train, None, 64, 32)
+  size = np.asarray(batch.mask.sum(1))
+  assert 16 <= size.min() < 19 and 30 <= size.max() <= 32
+  assert abs(size.mean() - 24) < 5 * 4.9 / 8
+  # A context is a prefix of its slots.
+  assert np.all(np.diff(np.asarray(batch.mask, np.int8), axis=1) <= 0)
+
+
+def test_batches_are_a_function_of_seed_and_step(tiny):
+  def task(**kwargs):
+    return terrain_task.TerrainTask(dataclasses.replace(TINY, eval_batches=3, **kwargs))
+
+  for step in (0, 7):
+    chex.assert_trees_all_equal(tiny.train_batch(step), task().train_batch(step))
+  chex.assert_trees_all_equal(
+    next(tiny.eval_batches()), next(task(seed=5).eval_batches())
+  )
+  drawn = [tiny.train_batch(0), tiny.train_batch(1), task(seed=4).train_batch(0)]
+  drawn += [*task(eval_seed=0).eval_batches()]
+  assert len({np.asarray(batch.targets).tobytes() for batch in drawn}) == 6
+  held_out = _places(tiny.terrain.held_out.coords)
+  for batch in drawn[3:]:
+    assert _places(batch.query_coords) <= held_out
+    assert not _places(batch.coords) & held_out
+  for batch in drawn[:3]:
+    assert not (_places(batch.coords) | _places(batch.query_coords)) & held_out
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (dict(dataset="mars"), r"dataset must be one of \('fault', 'airports'\)"),
+    (dict(num_context=15), "num_context must be at least 16, got 15"),
+    (dict(num_layers=2), "num_layers must be 0, .*; got 2"),
+    (dict(tree_order="given"), "'given' has no meaning"),
+    (dict(context_sizes="10,0"), "must be positive integers .*got '10,0'"),
+    (dict(context_sizes="1e3"), "must be positive integers .*got '1e3'"),
+    (dict(context_sizes=""), "must be positive integers .*got ''"),
+  ],
+)
+def test_bad_options_are_named(change, message):
+  with pytest.raises(ConfigError, match=message):
+    terrain_task.TerrainConfig(**change)
+
+
+def test_the_paper_recipe_has_no_encoder_here():
+  config = terrain_task.TerrainConfig.paper()
+  assert (config.num_layers, config.num_frequencies) == (0, 0)
+  assert config.baseline == "constant" and config.share_policy
+
+
+def _expected_scores(mean, std, targets, metres):
+  """The slow twin."""
+  found = {
+    "log_likelihood": stats.norm.logpdf(targets, mean, std).mean(),
+    "rmse_metres": metres * np.mean((mean - targets) ** 2) ** 0.5,
+  }
+  for level in (50, 90, 95):
+    low, high = stats.norm.interval(level / 100, mean, std)
+    found[f"coverage_{level}"] = np.mean((low <= targets) & (targets <= high))
+  return found
+
+
+def test_scores_are_those_of_scipy(rng):
+  mean, targets = rng.normal(size=(2, 500, 1)).astype(np.float32)
+  std = rng.uniform(0.5, 2, mean.shape).astype(np.float32)
+  output = tca_jax.Gaussian(mean=mean, std=std)
+  found = terrain_task.scores(output, targets, 200.0)
+  expected = _expected_scores(mean, std, targets, 200.0)
+  assert found.keys() == expected.keys()
+  for name, score in expected.items():
+    assert found[name] == pytest.approx(score, abs=2e-3 if "cov" in name else 1e-4)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny):
+  """A run of one step, and its evaluation."""
+  workdir = epath.Path(tmp_path_factory.mktemp("terrain") / "run")
+  train.train(tiny, workdir)
+  return workdir, evaluate.evaluate_workdir(tiny, workdir)
+
+
+def test_end_to_end(finished):
+  workdir, result = finished
+  assert result["num_examples"] == 2 and np.isfinite(result["full_log_likelihood"])
+  assert result["tokens_fraction_largest"] == 6 / 32
+  scaling = json.loads((workdir / terrain_task.SCALING_FILE).read_text())
+  assert scaling["config"] == dataclasses.asdict(TINY) and "commit" in scaling
+  rows = [(row["system"], row["num_context"]) for row in scaling["rows"]]
+  assert rows == [("tca", 64), ("tca_full", 64), ("tca", 256), ("tca_full", 256)]
+  read = [row["tokens_read"] for row in scaling["rows"]]
+  assert read == [7, 64, 9, 256]
+  for row in scaling["rows"]:
+    assert row["tokens_fraction"] == row["tokens_read"] / row["num_context"]
+    assert row["us_per_query"] > 0 and row["index_seconds"] > 0
+  grid = scaling["grid"]
+  assert (grid["num_context"], grid["num_queries"]) == (256, 81)
+  parts = [v for name, v in grid.items() if name.endswith("_seconds")]
+  assert len(parts) == 5 and grid["seconds"] == pytest.approx(sum(parts))
+  width, height = Image.open(workdir / "terrain.png").size
+  assert width > 3 * height > 900
+
+
+def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):
+  """No tree from the host, no chunks of queries; the restored parameters."""
+  workdir, _ = finished
+  _, params = evaluate.checkpoints.restore_params(workdir, train.init_params(tiny))
+  rows = json.loads((workdir / terrain_task.SCALING_FILE).read_text())["rows"]
+  context = jax.tree.map(lambda x: x[None, :64], tiny.terrain.train)
+
+  @jax.jit
+  def predict(params):
+    def apply(*args, method):
+      return tiny.model.apply(params, *args, method=method)
+
+    memory = apply(context.coords, context.values, method="index")
+    methods = "read", "read_leaves"
+    return [apply(memory, held_out.coords[None], method=m).output for m in methods]
+
+  held_out = jax.tree.map(lambda x: np.asarray(x[:500]), tiny.terrain.held_out)
+  for row, output in zip(rows, predict(params), strict=False):
+    mean, std = np.asarray(output.mean[0]), np.asarray(output.std[0])
+    expected = _expected_scores(mean, std, held_out.values, tiny.terrain.std)
+    assert row["num_queries"] == 500
+    for name, score in expected.items():
+      assert row[name] == pytest.approx(score, rel=1e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("model", ["ca", "perceiver"])
+def test_rivals_read_large_contexts_in_small_parts(model, tmp_path, monkeypatch):
+  """Sizes above the map's are all of it; what is read at once never matters."""
+  task = terrain_task.TerrainTask(
+    dataclasses.replace(TINY, model=model, context_sizes="128,99999999")
+  )
+  few = task.terrain.held_out.coords[:50]
+  monkeypatch.setattr(
+    task,
+    "terrain",
+    dataclasses.replace(
+      task.terrain,
+      train=jax.tree.map(lambda x: x[:200], task.terrain.train),
+      held_out=jax.tree.map(lambda x: x[:50], task.terrain.held_out),
+    ),
+  )
+  params = train.init_params(task)
+  rows = task.evaluate_sizes(params, epath.Path(tmp_path))
+  assert [row["num_context"] for row in rows] == [128, 200]
+  reads = [128, 200] if model == "ca" else [6, 6]
+  assert [row["tokens_read"] for row in rows] == reads
+  memory, _ = task.index(params, 200)
+  whole, *_ = task.predict(params, memory, 200, few, "read")
+  monkeypatch.setattr(terrain_task, "_MAX_LOGITS", 200 * 7)
+  monkeypatch.setattr(terrain_task, "_MAX_QUERIES", 16)
+  parts, *_ = task.predict(params, memory, 200, few, "read")
+  chex.assert_trees_all_close(parts, whole, atol=1e-5)
+  assert json.loads((tmp_path / "scaling.json").read_text())["grid"] is None

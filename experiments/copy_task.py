@@ -45,8 +45,8 @@ class CopyConfig(Config):
     True, "Whether positions also go around the embedder's second MLP."
   )
 
-  mixed_lengths: bool = option(
-    False, "Whether to train on the middles of sequences, of all lengths."
+  mixed_length_steps: int = option(
+    0, "Steps at first that show the middles of sequences alone.", at_least=0
   )
 
   def __post_init__(self):
@@ -87,7 +87,8 @@ class CopyTask(task_lib.Task[CopyConfig]):
 
   def train_batch(self, step: int) -> task_lib.Batch:
     key = jax.random.fold_in(self.key("train", step), 0)
-    return self._sample(key, mixed_lengths=self.config.mixed_lengths)
+    mixed_lengths = step < self.config.mixed_length_steps
+    return self._sample(key, mixed_lengths=mixed_lengths)
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     for i in range(self.config.eval_batches):

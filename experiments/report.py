@@ -125,7 +125,7 @@ ROWS = (
     metric="accuracy",
   ),
   Row(task="Smart watch, by subject *", stem="activity_watch_{}", metric="accuracy"),
-  Row(task="Terrain *", stem="terrain_{}", metric="log_likelihood"),
+  Row(task="Elevation, windows *", stem="terrain_{}", metric="log_likelihood"),
 )
 
 
@@ -263,12 +263,88 @@ def training_steps(results: epath.Path) -> str:
   )
 
 
+def copying(results: epath.Path) -> str:
+  """The copy task by length: accuracy of TCA, and what training took."""
+  lines = []
+  for row in ROWS:
+    runs = load(results, row.stem.format("tca"))
+    if not row.stem.startswith(("copy", "demo_copy")) or not runs:
+      continue
+    config = runs[0]["config"]
+    lines.append(
+      [
+        f"{config['sequence_length']}",
+        ", ".join(f"{run['accuracy']:.2%}" for run in runs),
+        f"{runs[0]['tokens_fraction_largest']:.1%}",
+        f"{config['num_steps'] * config['batch_size']:,}",
+        ", ".join(f"{run['train_seconds'] / 60:.1f}" for run in runs),
+      ]
+    )
+  return markdown("T|accuracy, by seed|tokens read|sequences trained on|minutes", lines)
+
+
+def regression(results: epath.Path) -> str:
+  """GP regression: TCA, read from all leaves, and what no system can surpass."""
+  runs = [load(results, f"gp_tca{kernel}")[0] for kernel in ("", "_matern52")]
+  config = runs[0]["config"]
+  functions = f"{config['num_steps'] * config['batch_size']:,}"
+  tokens = f"{runs[0]['tokens_fraction_largest']:.1%}"
+
+  def figures(prefix: str) -> list[str]:
+    return [f"{run[prefix + 'log_likelihood']:.3f}" for run in runs]
+
+  return markdown(
+    "system|RBF|Matern-5/2|tokens read, at 46 tokens|functions trained on",
+    [
+      ["ReTreever", *figures(""), tokens, functions],
+      ["ReTreever, read from all leaves", *figures("full_"), "100.0%", functions],
+      ["ReTreever, published", "1.25", "0.81", "15%", "1,600,000"],
+      ["exact posterior, true hyper-parameters", *figures("ceiling_"), "", ""],
+    ],
+  )
+
+
+def ablations(results: epath.Path) -> str:
+  """The rows of all grids that experiments.ablation ran."""
+  lines = []
+  for path in sorted((results / "ablation").glob("*.json")):
+    for run in json.loads(path.read_text()):
+      full = f"{run['full_accuracy']:.2%}" if "full_accuracy" in run else ""
+      cells = [path.stem, run["row"], f"{run['accuracy']:.2%}", full]
+      cells += [f"{run['tokens_fraction']:.1%}", f"{run['sequences']:,}"]
+      lines.append([*cells, f"{run['train_seconds']:.0f}"])
+  return markdown(
+    "grid|row|accuracy|from all leaves|tokens read|sequences|seconds", lines
+  )
+
+
+def path_counts(results: epath.Path) -> str:
+  """Quality and time against the number of paths followed, from --mode=paths."""
+  lines = []
+  for path in sorted(results.glob("paths_*.json")):
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+      name = path.stem.removeprefix("paths_").replace("_", " ")
+      metric = "accuracy" if "accuracy" in row else "log_likelihood"
+      quality = f"{row[metric]:.2%}" if metric == "accuracy" else f"{row[metric]:.3f}"
+      cells = [name, str(row["num_paths"]), quality, f"{row['tokens_fraction']:.1%}"]
+      cells += [f"{row['tokens_fraction_largest']:.1%}", f"{row['us_per_query']:.1f}"]
+      lines.append(cells)
+  return markdown(
+    "run|paths|quality|tokens read|at the largest context|us/query", lines
+  )
+
+
 # By the name that its marks in the README have.
 TABLES: dict[str, Callable[[epath.Path], str]] = {
   "results": all_results,
   "reading": reading,
   "building": building,
   "training steps": training_steps,
+  "copying": copying,
+  "ablations": ablations,
+  "regression": regression,
+  "paths": path_counts,
 }
 
 

@@ -46,11 +46,12 @@ def test_mixed_lengths_show_the_middle_of_the_sequence():
   assert copy.sample(jax.random.key(0), 2, 4, mixed_lengths=True).mask.all()
 
 
-def test_evaluation_shows_whole_sequences():
-  config = copy_task.CopyConfig(batch_size=2, eval_batches=3, mixed_lengths=True)
+def test_lengths_are_mixed_in_the_first_steps_alone():
+  config = copy_task.CopyConfig(batch_size=2, eval_batches=3, mixed_length_steps=3)
   task = copy_task.CopyTask(config)
   assert all(batch.mask.all() for batch in task.eval_batches())
   assert not all(task.train_batch(step).mask.all() for step in range(3))
+  assert all(task.train_batch(step).mask.all() for step in range(3, 9))
 
 
 def test_symbols_are_uniform():

@@ -7,9 +7,11 @@ import pathlib
 from etils import epath
 import pytest
 
+from experiments import activity
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
+from experiments import terrain
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 
@@ -38,6 +40,18 @@ def test_a_checkpoint_restores_and_predicts(name, tmp_path):
       image_completion.ImageTask,
       dict(eval_batches=8, data_dir=str(tmp_path / "data")),
       0.15,
+    ),
+    "activity": (
+      activity.ActivityConfig,
+      activity.ActivityTask,
+      dict(eval_batches=6, data_dir=str(tmp_path / "data")),
+      0.15,
+    ),
+    "terrain": (
+      terrain.TerrainConfig,
+      terrain.TerrainTask,
+      dict(eval_batches=12, context_sizes="200", num_targets=64, map_side=4),
+      0.4,
     ),
   }[name.split("_")[0]]
   workdir = epath.Path(ROOT / "checkpoints" / name)

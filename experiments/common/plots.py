@@ -286,13 +286,13 @@ def plot_terrain(fit: TerrainFit, path: epath.PathLike) -> None:
   )
   low, high = fit.coords.min(0) - fit.pixel / 2, fit.coords.max(0) + fit.pixel / 2
   frame = dict(extent=(low[0], high[0], low[1], high[1]), origin="lower")
-  colors = dict(cmap="terrain", vmin=fit.truth.min(), vmax=fit.truth.max())
+  elevation = dict(cmap="terrain", vmin=fit.truth.min(), vmax=fit.truth.max())
   truth, mean, std = (
     _raster(fit.coords, x, fit.pixel) for x in (fit.truth, fit.mean, fit.std)
   )
-  row[0].imshow(truth, **frame, **colors)
-  row[1].scatter(*fit.context.T, c=fit.context_values, s=4, linewidths=0, **colors)
-  height = row[2].imshow(mean, **frame, **colors)
+  row[0].imshow(truth, **frame, **elevation)
+  row[1].scatter(*fit.context.T, c=fit.context_values, s=4, linewidths=0, **elevation)
+  height = row[2].imshow(mean, **frame, **elevation)
   doubt = row[3].imshow(std, **frame, cmap="magma", vmin=0)
   row[4].imshow(truth, **frame, cmap="gray", alpha=0.45)
   for level, points in fit.boxes:

@@ -86,7 +86,9 @@ def test_a_folder_of_other_files_is_not_taken(tmp_path):
 def test_a_config_of_another_experiment_is_refused(tmp_path):
   workdir = epath.Path(tmp_path / "run")
   config_lib.claim_workdir(CopyConfig(), workdir)
-  message = r"unknown options \['sequence_length'\]"
+  message = (
+    r"unknown options \['mixed_length_steps', 'position_skip', 'sequence_length'\]"
+  )
   with pytest.raises(config_lib.ConfigError, match=message):
     config_lib.load(ImageConfig, workdir)
 

@@ -1,5 +1,6 @@
 """Every benchmark end to end on tiny sizes, as a user starts it."""
 
+import itertools
 import json
 import pathlib
 import subprocess
@@ -75,9 +76,14 @@ def test_a_bad_size_is_named():
   assert "whole numbers of at least 1 are allowed" in process.stderr
 
 
-def test_interleaved_times_and_budget():
+def test_interleaved_times_and_budget(monkeypatch):
   calls = []
   functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+  measure.interleaved(functions, repeats=3)
+  turns = [len(list(turn)) for _, turn in itertools.groupby(calls)]
+  assert len(turns) == 6 and min(turns) > 2, "quick calls are warmed up by many"
+  calls.clear()
+  monkeypatch.setattr(measure, "_WARM_UP", 0.0)
   seconds = measure.interleaved(functions, repeats=3)
   assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
   assert "".join(calls) == "aabb" * 3, "each timed call follows one that is not"

@@ -4,7 +4,8 @@
 
 trains the rows of a grid one after the other, each in a workdir of its own, evaluates
 each on the validation seed, and writes OUT/<grid>.json and .png once all are done. The
-same command goes on where it stopped.
+same command goes on where it stopped. The grid "regression" is of GP regression, the
+others of the copy task.
 """
 
 import dataclasses
@@ -17,17 +18,24 @@ from absl import logging
 from etils import epath
 
 from experiments import copy_task
+from experiments import gp_regression
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
 from experiments.common import measure
 from experiments.common import metrics
 from experiments.common import plots
+from experiments.common import task as task_lib
 from experiments.common import train
 
 VALIDATION_SEED = 2  # the evaluation's default is the test seed
 
-Rows = dict[str, copy_task.CopyConfig]
+Rows = dict[str, typing.Any]  # configs of one task, by name
+
+TASKS: dict[type[config_lib.Config], type[task_lib.Task]] = {
+  copy_task.CopyConfig: copy_task.CopyTask,
+  gp_regression.GPConfig: gp_regression.GPTask,
+}
 
 
 def _copy(
@@ -45,8 +53,8 @@ def _published(sequence_length: int, num_steps: int) -> copy_task.CopyConfig:
   )
 
 
-# The published batch is four times ours: a quarter of the steps takes as many
-# sequences, and about as long.
+# Published batches are larger than ours: fewer steps take as many sequences or
+# functions, and about as long.
 GRIDS: dict[str, Rows] = {
   "recipe": {
     "default": _copy(),
@@ -91,6 +99,13 @@ GRIDS: dict[str, Rows] = {
     "default": _copy(256, 500),
     "published recipe": _published(256, 125),
   },
+  "regression": {
+    "default": gp_regression.GPConfig(num_steps=10_000, eval_batches=600),
+    "published recipe": gp_regression.GPConfig.paper(num_steps=5_000, eval_batches=300),
+    "published recipe, 4x the functions": gp_regression.GPConfig.paper(
+      num_steps=20_000, eval_batches=300
+    ),
+  },
 }
 
 
@@ -99,7 +114,8 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
   results = []
   for name, config in rows.items():
     workdir = folder / name.replace(" ", "_").replace(":", "").replace(",", "")
-    task = copy_task.CopyTask(dataclasses.replace(config, eval_seed=VALIDATION_SEED))
+    task_class = TASKS[type(config)]
+    task = task_class(dataclasses.replace(config, eval_seed=VALIDATION_SEED))
     train.train(task, workdir)
     result = evaluate.evaluate_workdir(task, workdir)
     logged = metrics.read_metrics(workdir)
@@ -108,7 +124,7 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
       {
         "row": name,
         **result,
-        "sequences": config.num_steps * batch_size,
+        "examples": config.num_steps * batch_size,
         "curve": [
           [record["step"] * batch_size, record["seconds"], record["reward"]]
           for record in logged
@@ -118,23 +134,22 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
   return results
 
 
-def summarise(title: str, results: list[dict[str, typing.Any]]) -> str:
-  """A table of the results."""
-  return measure.table(
-    title,
-    ("", "accuracy", "from all leaves", "tokens read", "sequences", "seconds"),
-    [
-      (
-        result["row"],
-        f"{result['accuracy']:.2%}",
-        f"{result['full_accuracy']:.2%}" if "full_accuracy" in result else "",
-        f"{result['tokens_fraction']:.1%}",
-        f"{result['sequences']:,}",
-        f"{result['train_seconds']:.0f}",
-      )
-      for result in results
-    ],
-  )
+def cells(result: dict[str, typing.Any]) -> list[str]:
+  """What a table tells of a row: see `HEADER`."""
+  metric = "accuracy" if "accuracy" in result else "log_likelihood"
+  style = ".2%" if metric == "accuracy" else ".3f"
+  full = result.get(f"full_{metric}")
+  return [
+    result["row"],
+    format(result[metric], style),
+    "" if full is None else format(full, style),
+    f"{result['tokens_fraction']:.1%}",
+    f"{result['examples']:,}",
+    f"{result['train_seconds']:.0f}",
+  ]
+
+
+HEADER = ("row", "quality", "from all leaves", "tokens read", "examples", "seconds")
 
 
 def main(argv: list[str]) -> None:
@@ -142,13 +157,16 @@ def main(argv: list[str]) -> None:
   del argv
   launch.quiet_libraries()
   name, out = flags.FLAGS.grid, epath.Path(flags.FLAGS.out)
-  length = next(iter(GRIDS[name].values())).sequence_length
   try:
     results = run(GRIDS[name], out / name)
   except launch.EXPECTED as error:
     logging.error("%s", error)
     sys.exit(1)
-  summarise(f"Copy task, T = {length}, validation seed, one seed", results)
+  measure.table(
+    f"Grid {name!r}, validation seed, one seed",
+    HEADER,
+    [tuple(cells(result)) for result in results],
+  )
   config_lib.write_json(out / f"{name}.json", results)
   plots.plot_curves(results, out / f"{name}.png")
 

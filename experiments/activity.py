@@ -122,12 +122,10 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     return self._sample(jax.random.fold_in(self.key("train", step), 0), self._train)
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
-    count, size = self._evaluated.labels.shape[0], self.config.batch_size
-    for start in range(0, count, size)[: self.config.eval_batches or None]:
-      index = np.arange(start, start + size)
-      batch = self._take(self._evaluated, index % count)
-      present = (index < count)[:, None]
-      yield batch.replace(query_mask=batch.query_mask & present)
+    count, config = self._evaluated.labels.shape[0], self.config
+    for index, new in task_lib.parts(count, config.batch_size, config.eval_batches):
+      batch = self._take(self._evaluated, index)
+      yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
   def draw(self, params: typing.Any, folder: epath.Path) -> None:
     """Draws activity.png: two segments, their classes, and what TCA read."""

@@ -3,7 +3,8 @@
   python -m experiments.export --workdir=runs/image_tca --name=image_tca
 
 writes checkpoints/image_tca (restored by --mode=eval --workdir=...) and
-results/image_tca.json, the eval.json that the run ended with.
+results/image_tca.json, the eval.json that the run ended with; of a run of the
+elevation task also results/scaling_<name>.json.
 """
 
 import json
@@ -14,6 +15,7 @@ from absl import flags
 from absl import logging
 from etils import epath
 
+from experiments import terrain
 from experiments.common import checkpoints
 from experiments.common import config as config_lib
 from experiments.common import evaluate
@@ -31,6 +33,7 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
       that the run ended with, or if there is a checkpoint of that name.
   """
   result, config = workdir / evaluate.EVAL_FILE, workdir / config_lib.CONFIG_FILE
+  scaling = workdir / terrain.SCALING_FILE
   if not result.exists() or not config.exists():
     raise checkpoints.CheckpointError(
       f"{workdir} holds no {evaluate.EVAL_FILE}: it is not a finished run"
@@ -46,6 +49,8 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
   config.copy(kept / config_lib.CONFIG_FILE)
   (root / "results").mkdir(exist_ok=True)
   result.copy(root / "results" / f"{name}.json", overwrite=True)
+  if scaling.exists():
+    scaling.copy(root / "results" / f"scaling_{name}.json", overwrite=True)
 
 
 def main(argv: list[str]) -> None:

@@ -132,16 +132,11 @@ class ImageTask(task_lib.Task[ImageConfig]):
     return self._draw(key, self._train_images)
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
-    test = self.test_images()
-    size = self.config.batch_size
-    starts = range(0, len(test), size)
-    for i, start in enumerate(starts[: self.config.eval_batches or None]):
-      part = test[start : start + size]
-      missing = size - len(part)
-      padded = np.pad(part, [(0, missing)] + [(0, 0)] * 3)
-      batch = self._sample(self.key("eval", i), padded)
-      present = (np.arange(size) < len(part))[:, None]
-      yield batch.replace(query_mask=batch.query_mask & present)
+    test, config = self.test_images(), self.config
+    batches = task_lib.parts(len(test), config.batch_size, config.eval_batches)
+    for i, (index, new) in enumerate(batches):
+      batch = self._sample(self.key("eval", i), test[index])
+      yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
   def test_images(self) -> np.ndarray:
     """`[n, H, W, E]` uint8, the held-out images that the evaluation takes."""

@@ -18,14 +18,24 @@ from absl import app
 from absl import flags
 from etils import epath
 
+from experiments import ablation
 from experiments.common import config as config_lib
+from experiments.common import evaluate
 from experiments.common import plots
 from experiments.common import ratios
+from experiments.data import terrain
 
 _ROOT = flags.DEFINE_string("root", ".", "A clone: holds README.md and results/.")
 
 _SIZES = [2**i for i in (7, 10, 14, 17, 20)]  # of the contexts that the README tells
 _OTHER_RUNS = re.compile(r"_seed\d+")
+_SYSTEMS = {
+  "ca": "Cross Attention",
+  "perceiver": "Perceiver IO",
+  "tca": "TCA",
+  "tca_full": "ReTreever-Full",
+}
+_LEVELS = "|".join(f"within {level} %" for level in evaluate.INTERVALS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,10 +152,12 @@ def load(results: epath.Path, stem: str) -> list[dict[str, typing.Any]]:
 def cell(runs: list[dict[str, typing.Any]], metric: str) -> str:
   """The mean of a metric over runs, and its standard deviation if they are several.
 
+  Log-likelihoods are told as they are, shares in per cent.
+
   >>> cell([{"accuracy": 0.5}, {"accuracy": 0.7}], "accuracy")
   '60.00 ± 14.14'
   """
-  scale, digits = (100, 2) if metric.endswith("accuracy") else (1, 3)
+  scale, digits = (1, 3) if metric.endswith("log_likelihood") else (100, 2)
   values = [scale * run[metric] for run in runs if metric in run]
   if not values:
     return ""
@@ -187,9 +199,78 @@ def all_results(results: epath.Path) -> str:
     cells += ["; ".join(map(str, sorted(seeds, reverse=True)))]
     lines.append(cells)
   return markdown(
-    "task|CA|paper|PIO|paper|TCA|paper|TCA, all leaves|tokens %|paper|steps|seeds",
+    "task|CA|paper|PIO|paper|TCA|paper|ReTreever-Full|tokens %|paper|steps|seeds",
     lines,
   )
+
+
+def latents(results: epath.Path) -> str:
+  """Perceiver IO with more latents than TCA reads nodes, beside the other systems."""
+  lines = []
+  for row in ROWS:
+    stem = row.stem.format("perceiver")
+    wider = [path.stem for path in results.glob(f"{stem}_l*.json")]
+    runs = [load(results, name) for name in ([stem, *wider] if wider else [])]
+    others = [
+      cell(load(results, row.stem.format(x)), row.metric) for x in ("tca", "ca")
+    ]
+    for own in sorted(
+      filter(None, runs), key=lambda x: x[0]["tokens_fraction_largest"]
+    ):
+      share = f"{100 * own[0]['tokens_fraction_largest']:.1f}"
+      steps = f"{own[0]['step']:,}"
+      lines.append([row.task, share, cell(own, row.metric), *others, steps])
+  return markdown("task|latents, % of the tokens|PIO|TCA|CA|steps", lines)
+
+
+def calibration(results: epath.Path) -> str:
+  """How far predictions can be trusted, of every system that was run."""
+  lines = []
+  for row in ROWS:
+    for system in ("ca", "perceiver", "tca"):
+      runs = load(results, row.stem.format(system))
+      if not runs:
+        continue
+      shares = [cell(runs, f"coverage_{level}") for level in evaluate.INTERVALS]
+      lines.append(
+        [row.task, _SYSTEMS[system], *shares, cell(runs, "calibration_error")]
+      )
+  return markdown(f"task|system|{_LEVELS}|calibration error, %", lines)
+
+
+def _scaling(results: epath.Path, dataset: str) -> list[dict[str, typing.Any]]:
+  """What each system's evaluation on the whole of a map wrote."""
+  found = [json.loads(path.read_text()) for path in results.glob("scaling_*.json")]
+  found = [content for content in found if content["config"]["dataset"] == dataset]
+  return sorted(found, key=lambda content: content["config"]["model"])
+
+
+def _scaling_rows(results: epath.Path, dataset: str) -> list[dict[str, typing.Any]]:
+  """The rows of all systems, by the size of their contexts."""
+  rows = [row for content in _scaling(results, dataset) for row in content["rows"]]
+  return sorted(rows, key=lambda row: row["num_context"])
+
+
+def scaling(results: epath.Path) -> str:
+  """Elevation of whole maps against the number of points given, and of a fine grid."""
+  lines, grids = [], []
+  for dataset in terrain.DATASETS:
+    for row in _scaling_rows(results, dataset):
+      cells = [dataset, f"{row['num_context']:,}", _SYSTEMS[row["system"]]]
+      cells += [f"{row['log_likelihood']:.3f}", f"{row['rmse_metres']:.1f}"]
+      cells += [f"{100 * row[f'coverage_{level}']:.1f}" for level in evaluate.INTERVALS]
+      cells += [f"{row['tokens_read']:,.1f}", f"{row['us_per_query']:.1f}"]
+      lines.append([*cells, f"{row['tree_seconds'] + row['index_seconds']:.2f}"])
+    for grid in (content["grid"] for content in _scaling(results, dataset)):
+      if grid:
+        parts = ("tree", "index_compile", "index", "read_compile", "read")
+        seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
+        cells = [dataset, f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
+        grids.append([*cells, *seconds, f"{grid['seconds']:.1f}"])
+  quality = "context|system|log-likelihood|RMSE, m"
+  rows = markdown(f"map|{quality}|{_LEVELS}|tokens read|us/query|build, s", lines)
+  steps = "tree|compile|index|compile|read|all, s"
+  return f"{rows}\n\n{markdown(f'map|context|places|{steps}', grids)}"
 
 
 def _benchmark(results: epath.Path, name: str) -> list[ratios.Row]:
@@ -197,10 +278,10 @@ def _benchmark(results: epath.Path, name: str) -> list[ratios.Row]:
   return json.loads(path.read_text()) if path.exists() else []
 
 
-def _times(us: float | None) -> str:
-  if us is None:
+def _rounded(x: float | None) -> str:
+  if x is None:
     return ""
-  return f"{us:,.0f}" if us >= 1000 else f"{us:.1f}"
+  return f"{x:,.0f}" if x >= 1000 else f"{x:.1f}"
 
 
 def reading(results: epath.Path) -> str:
@@ -215,9 +296,9 @@ def reading(results: epath.Path) -> str:
     for n in _SIZES:
       if n in tca:
         ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
-        cells = [f"{m:,}", f"2^{n.bit_length() - 1}", _times(tca[n])]
-        cells += [_times(full.get(n)), ratio]
-        lines.append([*cells, *(_times(other.get(n)) for other in others)])
+        cells = [f"{m:,}", f"2^{n.bit_length() - 1}", _rounded(tca[n])]
+        cells += [_rounded(full.get(n)), ratio]
+        lines.append([*cells, *(_rounded(other.get(n)) for other in others)])
     crossover = ratios.crossover(own, m)
     grows = f"{tca[2**20] / tca[2**10]:.1f}x" if {2**10, 2**20} <= set(tca) else ""
     ahead.append([f"{m:,}", f"{crossover:,}" if crossover else "", grows])
@@ -238,7 +319,7 @@ def building(results: epath.Path) -> str:
     names += ("aggregate_and_cache", "matrix_products")
     pays = own["aggregate_and_cache"].get("pays_after_queries")
     cells = [f"2^{n.bit_length() - 1}"]
-    cells += [_times(own[name]["ms"]) if name in own else "" for name in names]
+    cells += [_rounded(own[name]["ms"]) if name in own else "" for name in names]
     lines.append([*cells, f"{pays:,.0f}" if pays else ""])
   return markdown(
     "tokens|order, host|order, traced|cKDTree|jaxkd|aggregate, cache|products alone"
@@ -254,7 +335,7 @@ def training_steps(results: epath.Path) -> str:
   for task in dict.fromkeys(row["task"] for row in rows):
     ms = {row["system"]: row["ms"] for row in rows if row["task"] == task}
     names = ("tca_shared", "tca", "ca", "perceiver")
-    cells = [_times(ms[name]) for name in names]
+    cells = [_rounded(ms[name]) for name in names]
     cells += [f"{ms[name] / ms['ca']:.2f}x" for name in names[:2]]
     lines.append([task, *cells])
   return markdown(
@@ -306,16 +387,12 @@ def regression(results: epath.Path) -> str:
 
 def ablations(results: epath.Path) -> str:
   """The rows of all grids that experiments.ablation ran."""
-  lines = []
-  for path in sorted((results / "ablation").glob("*.json")):
-    for run in json.loads(path.read_text()):
-      full = f"{run['full_accuracy']:.2%}" if "full_accuracy" in run else ""
-      cells = [path.stem, run["row"], f"{run['accuracy']:.2%}", full]
-      cells += [f"{run['tokens_fraction']:.1%}", f"{run['sequences']:,}"]
-      lines.append([*cells, f"{run['train_seconds']:.0f}"])
-  return markdown(
-    "grid|row|accuracy|from all leaves|tokens read|sequences|seconds", lines
-  )
+  lines = [
+    [path.stem, *ablation.cells(row)]
+    for path in sorted((results / "ablation").glob("*.json"))
+    for row in json.loads(path.read_text())
+  ]
+  return markdown("|".join(["grid", *ablation.HEADER]), lines)
 
 
 def path_counts(results: epath.Path) -> str:
@@ -338,6 +415,9 @@ def path_counts(results: epath.Path) -> str:
 # By the name that its marks in the README have.
 TABLES: dict[str, Callable[[epath.Path], str]] = {
   "results": all_results,
+  "latents": latents,
+  "calibration": calibration,
+  "scaling": scaling,
   "reading": reading,
   "building": building,
   "training steps": training_steps,
@@ -370,6 +450,11 @@ def draw(results: epath.Path) -> list[epath.Path]:
   for path in sorted((results / "ablation").glob("*.json")):
     figures.append(path.with_suffix(".png"))
     plots.plot_curves(json.loads(path.read_text()), figures[-1])
+  for dataset in terrain.DATASETS:
+    rows = _scaling_rows(results, dataset)
+    if rows:
+      figures.append(results / f"scaling_{dataset}.png")
+      plots.plot_scaling(rows, _SYSTEMS, figures[-1])
   rows = _benchmark(results, "retrieval")
   if rows:
     counts = sorted({row["num_queries"] for row in rows})

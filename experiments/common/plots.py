@@ -375,31 +375,72 @@ def plot_read_times(
   _save(figure, path)
 
 
-def plot_curves(results: list[dict], path: epath.PathLike) -> None:
-  """Draws learning curves, against the sequences seen and against seconds.
+def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) -> None:
+  """Draws quality, calibration and time of all systems against context size.
 
   Args:
-    results: with the keys "row", the name, and "curve", a list of (sequences,
-      seconds, reward of the sampled walks).
+    rows: of `TerrainTask.evaluate_sizes`.
+    names: of the systems, by what the rows call them.
+    path: of the PNG.
+  """
+  panels = {
+    "log_likelihood": "log-likelihood",
+    "rmse_metres": "RMSE, m",
+    "coverage_90": "share within 90 % intervals",
+    "us_per_query": "us per query",
+  }
+  figure, grid = plt.subplots(1, len(panels), figsize=(18, 4), layout="constrained")
+  for axes, (key, label) in zip(grid, panels.items(), strict=True):
+    for i, (system, name) in enumerate(names.items()):
+      own = [row for row in rows if row["system"] == system]
+      axes.plot(
+        [row["num_context"] for row in own],
+        [row[key] for row in own],
+        marker=".",
+        color=_QUERY if system == "tca" else _RIVALS[i],
+        linewidth=2.5 if system == "tca" else 1.2,
+        label=name,
+      )
+    axes.set(xscale="log", xlabel="context points", ylabel=label)
+    axes.grid(alpha=0.3)
+  grid[1].set_yscale("log")
+  grid[2].axhline(0.9, color="0.5", linestyle=":")
+  grid[3].set_yscale("log")
+  grid[0].legend(fontsize="small")
+  _save(figure, path)
+
+
+def plot_curves(results: list[dict], path: epath.PathLike) -> None:
+  """Draws learning curves, against the examples seen and against seconds.
+
+  Args:
+    results: with the keys "row", the name, and "curve", a list of (examples,
+      seconds, reward of the sampled walks). A reward is drawn as the mean of the
+      last twentieth of the curve up to it.
     path: of the PNG.
   """
   figure, panels = plt.subplots(
     1, 2, figsize=(12, 4.5), sharey=True, layout="constrained"
   )
+  rewards = [_smooth(np.array(result["curve"])[:, 2]) for result in results]
   for i, result in enumerate(results):
-    curve = np.array(result["curve"])
-    for panel, x in zip(panels, curve.T[:2], strict=True):
+    examples, seconds, _ = np.array(result["curve"]).T
+    for panel, x in zip(panels, (examples, seconds), strict=True):
       panel.plot(
         x,
-        curve[:, 2],
+        rewards[i],
         label=result["row"],
         color=_QUERY if i == 0 else _RIVALS[i % len(_RIVALS)],
         linestyle=("-", "--")[i // len(_RIVALS) % 2],
         linewidth=2.5 if i == 0 else 1.2,
         zorder=3 if i == 0 else 2,
       )
-  for panel, label in zip(panels, ("sequences", "seconds of training"), strict=True):
-    panel.set(xlabel=label, xscale="log", ylim=(0, 1.02))
+  accuracies = all("accuracy" in result for result in results)
+  low, high = (
+    (0, 1.02) if accuracies else (np.quantile(np.concatenate(rewards), 0.02), None)
+  )
+  for panel, label in zip(panels, ("examples", "seconds of training"), strict=True):
+    panel.set(xlabel=label, xscale="log", ylim=(low, high))
     panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     panel.xaxis.set_minor_formatter(ticker.NullFormatter())
@@ -407,6 +448,19 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
   panels[0].set_ylabel("reward in training (sampled walks)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
   _save(figure, path)
+
+
+def _smooth(curve: np.ndarray) -> np.ndarray:
+  """Means of the last twentieth of a curve, up to each of its points.
+
+  >>> _smooth(np.arange(40.0))[:4].tolist()
+  [0.0, 0.5, 1.5, 2.5]
+  """
+  window = max(len(curve) // 20, 1)
+  total = np.concatenate([[0], np.cumsum(curve)])
+  end = np.arange(1, len(curve) + 1)
+  start = np.maximum(end - window, 0)
+  return (total[end] - total[start]) / (end - start)
 
 
 def _draw_read(

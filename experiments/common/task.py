@@ -11,6 +11,7 @@ from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.common.config import Config
 from experiments.common.config import ConfigType
@@ -90,6 +91,28 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
     return jax.random.fold_in(
       jax.random.fold_in(jax.random.key(seed), names.index(stream)), i
     )
+
+
+def parts(
+  count: int, size: int, most: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Cuts `count` examples into batches of one size.
+
+  Args:
+    count: of the examples.
+    size: of a batch.
+    most: how many batches there are at most; 0: as many as it takes.
+
+  Yields:
+    The numbers of a batch's examples, `[size]`, and which of them are new, `[size]`
+    bool: where there are too few, the last batch goes on with the first examples.
+
+  >>> [(index.tolist(), new.tolist()) for index, new in parts(3, 2)]
+  [([0, 1], [True, True]), ([2, 0], [True, False])]
+  """
+  for start in range(0, count, size)[: most or None]:
+    index = np.arange(start, start + size)
+    yield index % count, index < count
 
 
 def jitted(task: Task, method: str) -> Callable[..., typing.Any]:

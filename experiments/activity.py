@@ -110,7 +110,11 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(num_frequencies=config.num_frequencies, dtype=dtype),
+      tca_jax.PointEmbedder(
+        num_frequencies=config.num_frequencies,
+        position_skip=config.position_skip,
+        dtype=dtype,
+      ),
       tca_jax.ClassificationHead(len(self.source.CLASSES), dtype=dtype),
     )
     self._take = jax.jit(activity.take)

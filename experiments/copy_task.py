@@ -32,8 +32,7 @@ class CopyConfig(Config):
   """The options of the copy task."""
 
   PAPER = types.MappingProxyType(
-    Config.PAPER
-    | dict(num_layers=0, position_skip=False, batch_size=128, adam_b1=0.1, dropout=0.1)
+    Config.PAPER | dict(num_layers=0, batch_size=128, adam_b1=0.1, dropout=0.1)
   )
 
   sequence_length: int = option(
@@ -43,10 +42,6 @@ class CopyConfig(Config):
     0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )
   tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
-  position_skip: bool = option(
-    True, "Whether positions also go around the embedder's second MLP."
-  )
-
   mixed_length_steps: int = option(
     0, "Steps at first that show the middles of sequences alone.", at_least=0
   )

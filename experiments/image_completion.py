@@ -113,7 +113,11 @@ class ImageTask(task_lib.Task[ImageConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(num_frequencies=config.num_frequencies, dtype=dtype),
+      tca_jax.PointEmbedder(
+        num_frequencies=config.num_frequencies,
+        position_skip=config.position_skip,
+        dtype=dtype,
+      ),
       tca_jax.GaussianHead(train_images.shape[-1], min_std=min_std, dtype=dtype),
     )
     self._sample = jax.jit(images.sample)

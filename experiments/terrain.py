@@ -2,8 +2,8 @@
 
   python -m experiments.terrain --workdir=runs/terrain --model=tca
 
-trains on windows of the map of all sizes, with up to 512 context points each, and
-evaluates on points never trained on: in such windows (eval.json), and on the whole map
+trains on windows of the map of all sizes, with up to 512 context points each, moved at
+random so that the map cannot be learnt by heart, and evaluates on points never trained on: in such windows (eval.json), and on the whole map
 against the number of context points (scaling.json), where TCA also predicts a million
 places from the largest context and completes the map from 1 % of its points
 (terrain.png). Coordinates are those of the whole map throughout: a window as dense as
@@ -59,7 +59,7 @@ class TerrainConfig(Config):
   )
   num_steps: int = option(5000, "Training steps.", at_least=1)
   batch_size: int = option(8, "Windows a step, over all devices.", at_least=1)
-  learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
+  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
   eval_batches: int = option(
     100, "Batches of the evaluation in windows.", at_least=1, recipe=False
@@ -114,15 +114,22 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(num_frequencies=config.num_frequencies, dtype=dtype),
+      tca_jax.PointEmbedder(
+        num_frequencies=config.num_frequencies,
+        position_skip=config.position_skip,
+        dtype=dtype,
+      ),
       tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype),
     )
     self._sample = jax.jit(
       terrain.sample, static_argnames=("batch_size", "num_context")
     )
+    self._move = jax.jit(terrain.move)
 
   def train_batch(self, step: int) -> task_lib.Batch:
-    return self._draw(jax.random.fold_in(self.key("train", step), 0), None)
+    key = jax.random.fold_in(self.key("train", step), 0)
+    draw_rng, move_rng = jax.random.split(key)
+    return self._move(move_rng, self._draw(draw_rng, None))
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     for i in range(self.config.eval_batches):

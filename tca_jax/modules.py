@@ -561,32 +561,43 @@ def _leaves(memory: TreeMemory) -> FlatMemory:
 class PointEmbedder(nn.Module):
   """Embeds points of a function: tokens from (x, y), queries from x alone.
 
+  With a skip around the MLPs, a projection of the Fourier features that tokens and
+  queries share is added to both: how near two points are is then a bilinear function of
+  theirs, which attention learns at once.
+
   Attributes:
     width: D.
     depth: the layers of the MLPs.
     num_frequencies: of Fourier features that stand beside the coordinates; they
       help where neighbours matter, such as pixels. 0, as published: none.
+    position_skip: whether there is the skip. The paper has none.
     dtype: of the activations.
   """
 
   width: int = 64
   depth: int = 4
   num_frequencies: int = 0
+  position_skip: bool = True
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
     features = [self.width] * self.depth
     self.token = MLP(features, nn.elu, self.dtype)
     self.query = MLP(features, nn.elu, self.dtype)
+    if self.position_skip:
+      self.place = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
 
   def tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
     """`[B, N, C]`, `[B, N, E] -> [B, N, D]`."""
     places = fourier_features(coords, self.num_frequencies)
-    return self.token(jnp.concatenate([places, values], axis=-1))
+    x = self.token(jnp.concatenate([places, values], axis=-1))
+    return x + self.place(places) if self.position_skip else x
 
   def queries(self, coords: jax.Array) -> jax.Array:
     """`[B, M, C] -> [B, M, D]`."""
-    return self.query(fourier_features(coords, self.num_frequencies))
+    places = fourier_features(coords, self.num_frequencies)
+    x = self.query(places)
+    return x + self.place(places) if self.position_skip else x
 
 
 class SequenceEmbedder(nn.Module):

@@ -44,7 +44,7 @@ def test_the_paper_recipe_is_the_published_one():
   assert copy.clip_norm == gp.clip_norm == 1 and image.clip_norm == 0
   assert copy.num_steps == gp.num_steps == 100_000
   assert (gp.sizes, gp.num_frequencies, image.num_frequencies) == ("batch", 0, 0)
-  assert not copy.position_skip
+  assert not (copy.position_skip or gp.position_skip or image.position_skip)
   assert CopyConfig.paper(num_steps=3, learning_rate=1e-3).learning_rate == 1e-3
 
 
@@ -86,9 +86,7 @@ def test_a_folder_of_other_files_is_not_taken(tmp_path):
 def test_a_config_of_another_experiment_is_refused(tmp_path):
   workdir = epath.Path(tmp_path / "run")
   config_lib.claim_workdir(CopyConfig(), workdir)
-  message = (
-    r"unknown options \['mixed_length_steps', 'position_skip', 'sequence_length'\]"
-  )
+  message = r"unknown options \['mixed_length_steps', 'sequence_length'\]"
   with pytest.raises(config_lib.ConfigError, match=message):
     config_lib.load(ImageConfig, workdir)
 

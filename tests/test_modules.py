@@ -410,6 +410,30 @@ def test_positions_go_around_the_mlp_only_with_the_skip(rng):
   np.testing.assert_allclose(found - inner, around, atol=1e-5)
 
 
+def test_points_share_the_skip_with_queries(rng):
+  coords = rng.uniform(-1, 1, (1, 5, 2)).astype(np.float32)
+  values = rng.normal(size=(1, 5, 3)).astype(np.float32)
+  with_skip = tca_jax.PointEmbedder(16, num_frequencies=2)
+  without = tca_jax.PointEmbedder(16, num_frequencies=2, position_skip=False)
+
+  def embed(module, coords, values):
+    return module.tokens(coords, values), module.queries(coords)
+
+  params = with_skip.init(jax.random.key(0), coords, values, method=embed)
+  places = with_skip.apply(
+    params, method=lambda x: x.place(modules.fourier_features(coords, 2))
+  )
+  found, inner = (
+    x.apply(params, coords, values, method=embed) for x in (with_skip, without)
+  )
+  for outer, part in zip(found, inner, strict=True):
+    np.testing.assert_allclose(outer - part, places, atol=1e-5)
+  assert (
+    "place"
+    not in without.init(jax.random.key(0), coords, values, method=embed)["params"]
+  )
+
+
 def test_sequences_are_told_apart_by_position(rng):
   embedder = tca_jax.SequenceEmbedder(16, num_features=3)
   positions = np.arange(6, dtype=np.float32)[None, :, None]

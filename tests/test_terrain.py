@@ -162,6 +162,34 @@ def test_points_are_drawn_within_their_window():
   assert set(np.asarray(other[2]).tolist()) != set(np.asarray(drawn[2]).tolist())
 
 
+def test_examples_move_as_a_whole():
+  found = terrain.load("airports")
+  batch = terrain.sample(jax.random.key(0), found.train, None, 64, 20)
+  moved = terrain.move(jax.random.key(1), batch)
+  chex.assert_trees_all_equal(
+    moved.replace(coords=batch.coords, query_coords=batch.query_coords), batch
+  )
+  before, after = (
+    np.concatenate([x.coords, x.query_coords], axis=1) for x in (batch, moved)
+  )
+  # What a rigid motion keeps: all distances from the first point.
+  np.testing.assert_allclose(
+    *(np.linalg.norm(x - x[:, :1], axis=-1) for x in (before, after)), atol=1e-5
+  )
+  drawn = set()
+  for old, new in zip(before, after, strict=True):
+    frame = np.linalg.lstsq(old - old[:1], new - new[:1])[0]
+    drawn.add(tuple(frame.round().astype(int).ravel().tolist()))
+    assert np.abs(new - old @ frame).max() < 1.001
+  assert len(drawn) == 8
+
+
+def test_the_task_trains_on_moved_windows_and_evaluates_on_true_places(tiny):
+  places = _places(tiny.terrain.train.coords)
+  assert not _places(tiny.train_batch(0).coords) & places
+  assert _places(next(tiny.eval_batches()).coords) <= places
+
+
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_batches_hold_true_points_and_no_target_twice(maps, evaluation):
   _, found = maps

@@ -69,6 +69,7 @@ class Config:
         num_layers=6,
         share_policy=True,
         tree_gradient=False,
+        position_skip=False,
         learning_rate=5e-4,
         warmup_steps=0,
         routing_weight=0.0,
@@ -82,6 +83,9 @@ class Config:
   num_steps: int = option(2000, "Training steps.", at_least=1)
   batch_size: int = option(32, "Contexts a step, over all devices.", at_least=1)
 
+  position_skip: bool = option(
+    True, "Whether positions go around the embedder's MLP; the paper's do not."
+  )
   num_layers: int = option(0, "Transformer layers of the encoder.", at_least=0)
   branch_factor: int = option(2, "Children of a node of the tree.", at_least=2)
   tree_order: str = option("kd", "How the tree is built.", choices=tree.ORDERS)

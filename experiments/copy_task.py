@@ -41,6 +41,9 @@ class CopyConfig(Config):
   teacher_temperature: float = option(
     0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )
+  position_skip: bool = option(
+    True, "Whether positions also go around the embedder's MLP."
+  )
   tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
   mixed_length_steps: int = option(
     0, "Steps at first that show the middles of sequences alone.", at_least=0

@@ -46,9 +46,6 @@ class GPConfig(Config):
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
-  position_skip: bool = option(
-    False, "Whether positions go around the embedder's MLP; the paper's do not."
-  )
   num_steps: int = option(40_000, "Training steps.", at_least=1)
   learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
   batch_size: int = option(8, "Functions a step, over all devices.", at_least=1)

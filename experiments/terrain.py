@@ -57,6 +57,9 @@ class TerrainConfig(Config):
   num_frequencies: int = option(
     8, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
+  position_skip: bool = option(
+    True, "Whether positions also go around the embedder's MLP."
+  )
   num_steps: int = option(5000, "Training steps.", at_least=1)
   batch_size: int = option(8, "Windows a step, over all devices.", at_least=1)
   learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)

@@ -84,7 +84,7 @@ class Config:
   batch_size: int = option(32, "Contexts a step, over all devices.", at_least=1)
 
   position_skip: bool = option(
-    True, "Whether positions go around the embedder's MLP; the paper's do not."
+    False, "Whether positions also go around the embedder's MLP."
   )
   num_layers: int = option(0, "Transformer layers of the encoder.", at_least=0)
   branch_factor: int = option(2, "Children of a node of the tree.", at_least=2)

@@ -577,7 +577,7 @@ class PointEmbedder(nn.Module):
   width: int = 64
   depth: int = 4
   num_frequencies: int = 0
-  position_skip: bool = True
+  position_skip: bool = False
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:

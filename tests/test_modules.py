@@ -413,8 +413,8 @@ def test_positions_go_around_the_mlp_only_with_the_skip(rng):
 def test_points_share_the_skip_with_queries(rng):
   coords = rng.uniform(-1, 1, (1, 5, 2)).astype(np.float32)
   values = rng.normal(size=(1, 5, 3)).astype(np.float32)
-  with_skip = tca_jax.PointEmbedder(16, num_frequencies=2)
-  without = tca_jax.PointEmbedder(16, num_frequencies=2, position_skip=False)
+  with_skip = tca_jax.PointEmbedder(16, num_frequencies=2, position_skip=True)
+  without = tca_jax.PointEmbedder(16, num_frequencies=2)
 
   def embed(module, coords, values):
     return module.tokens(coords, values), module.queries(coords)

@@ -97,6 +97,10 @@ GRIDS: dict[str, Rows] = {
   },
   "length": {
     "default": _copy(256, 500),
+    "positions go through the MLP alone": _copy(256, 500, position_skip=False),
+    "no routing loss": _copy(256, 500, routing_weight=0.0),
+    "teacher temperature 1": _copy(256, 500, teacher_temperature=1.0),
+    "policy shares the attention's weights": _copy(256, 500, share_policy=True),
     "published recipe": _published(256, 125),
   },
   "regression": {

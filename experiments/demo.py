@@ -20,7 +20,6 @@ from absl import logging
 from etils import epath
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import copy_task
 from experiments import image_completion
@@ -29,11 +28,8 @@ from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
 from experiments.common import measure
-from experiments.common import plots
 from experiments.common import task as task_lib
 from experiments.common import train
-from experiments.data import image_sets
-from experiments.data import images
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Where everything goes.")
 _COPY_STEPS = flags.DEFINE_integer("copy_steps", 500, "Training steps of copy.")
@@ -133,15 +129,15 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
 
 def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]:
   """Evaluates the shipped checkpoints on held-out digits; results, table, figure."""
-  summary, rows, tasks = {}, [], {}
-  figure = out / "completion.png"
+  summary, rows = {}, []
+  figure = out / "image_tca" / image_completion.FIGURE
   for name, title in NAMES.items():
     workdir = _ROOT / "checkpoints" / f"image_{name}"
     config = config_lib.load(image_completion.ImageConfig, workdir)
     config = dataclasses.replace(
       config, eval_batches=_IMAGE_BATCHES.value, data_dir=str(out / "data")
     )
-    tasks[name] = task = image_completion.ImageTask(config)
+    task = image_completion.ImageTask(config)
     target = out / f"image_{name}"
     target.mkdir(exist_ok=True)
     print(f"digits, {title}: restoring {workdir.name}, evaluating")
@@ -150,8 +146,6 @@ def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]
     summary[name] = {key: result[key] for key in keys}
     if name == "tca":
       summary[name]["full_log_likelihood"] = result["full_log_likelihood"]
-      _, params = checkpoints.restore_params(workdir, train.init_params(task))
-      plots.plot_completions(complete(task, params), figure)
     rows.append(
       (
         title,
@@ -187,53 +181,6 @@ def us_per_query(
   """Median microseconds per query of each read, taken in turn."""
   seconds = measure.interleaved({name: read for name, (read, _) in reads.items()})
   return {name: 1e6 * seconds[name] / n for name, (_, n) in reads.items()}
-
-
-def complete(
-  task: image_completion.ImageTask, params: typing.Any
-) -> list[plots.Completion]:
-  """Completes four held-out digits, 0 to 3, from 100 pixels each."""
-  chosen = [
-    image_sets.load(
-      "mnist", "test", task.config.data_dir, labels=range(label, label + 1)
-    )[0]
-    for label in range(4)
-  ]
-  height, width = chosen[0].shape[:2]
-  rng = np.random.default_rng(0)
-  rows, columns = np.divmod(np.arange(height * width), width)
-  pixels = np.stack([rows, columns], axis=-1)
-  grid = images.scale(pixels, height, width)
-  index, read = (task_lib.jitted(task, method) for method in ("index", "read"))
-  found = []
-  for image in chosen:
-    picked = rng.permutation(height * width)[:100]
-    truth = image[..., 0] / np.float32(255)
-    values = truth.ravel()[picked, None] - 0.5
-    memory = index(params, grid[None, picked], values[None])
-    prediction = read(params, memory, grid[None])
-    mean, std = jax.device_get((prediction.output.mean, prediction.output.std))
-    # The query shown is the pixel, not given, of which the model is least sure.
-    doubt = np.array(std[0, :, 0])
-    doubt[picked] = 0
-    query = int(doubt.argmax())
-    walk = jax.tree.map(lambda x, q=query: x[0, q], prediction.reading.walk)
-    tree = jax.tree.map(lambda x: x[0], memory.tree)
-    found.append(
-      plots.Completion(
-        truth=truth,
-        mean=mean.reshape(height, width) + 0.5,
-        std=std.reshape(height, width),
-        pixels=pixels[picked],
-        query=pixels[query],
-        boxes=[
-          (level, pixels[picked[tokens]])
-          for level, tokens in plots.nodes_read(walk, tree)
-        ],
-        depth=tree.depth,
-      )
-    )
-  return found
 
 
 if __name__ == "__main__":

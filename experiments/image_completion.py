@@ -14,7 +14,7 @@ in results/image_tca.json. --dataset chooses other images:
 
 The last two are the paper's. They are prepared from official files in --manual_dir;
 without them, the error says which. --recipe=paper takes the batches and the 200 epochs
-published.
+published. completion.png shows four images of the evaluation, and what TCA read.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,13 @@ import dataclasses
 import types
 import typing
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import launch
+from experiments.common import plots
 from experiments.common import task as task_lib
 from experiments.common.config import Config
 from experiments.common.config import ConfigError
@@ -35,7 +37,7 @@ from experiments.data import image_sets
 from experiments.data import images
 import tca_jax
 from tca_jax import objectives
-from tca_jax import tree
+from tca_jax import tree as tree_lib
 
 # Published batches, and the steps that 200 epochs take; MNIST digits stand in for
 # EMNIST's, photo patches for CelebA's images.
@@ -45,6 +47,9 @@ _PAPER_SIZES = {
   "celeba": dict(batch_size=16, num_steps=2_283_000),  # 182,637
   "photos": dict(batch_size=16, num_steps=51_400),  # 4,110
 }
+
+FIGURE = "completion.png"
+_PIXELS_DRAWN = 100  # the context of a completion that is drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class ImageConfig(Config):
     "kd",
     "How the tree is built; 'given' is a random tree too: pixels are drawn in random"
     " order.",
-    choices=tree.ORDERS,
+    choices=tree_lib.ORDERS,
   )
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
   eval_batches: int = option(
@@ -146,6 +151,46 @@ class ImageTask(task_lib.Task[ImageConfig]):
     """`[n, H, W, E]` uint8, the held-out images that the evaluation takes."""
     config = self.config
     return self._load("test", self._set.unseen if config.unseen else self._set.seen)
+
+  def draw(self, params: typing.Any, folder: epath.Path) -> None:
+    """Draws completion.png: four images completed, and what TCA read."""
+    if self.config.model == "tca":
+      test = self.test_images()
+      chosen = test[np.linspace(0, len(test) - 1, 4).astype(int)]
+      rng = np.random.default_rng(0)
+      fits = [self._complete(params, image, rng) for image in chosen]
+      plots.plot_completions(fits, folder / FIGURE)
+
+  def _complete(
+    self, params: typing.Any, image: np.ndarray, rng: np.random.Generator
+  ) -> plots.Completion:
+    """Predicts all pixels of an image from some of them."""
+    height, width, channels = image.shape
+    pixels = np.stack(np.divmod(np.arange(height * width), width), axis=-1)
+    grid = images.scale(pixels, height, width)[None]
+    picked = rng.permutation(height * width)[:_PIXELS_DRAWN]
+    truth = image / np.float32(255)
+    values = truth.reshape(-1, channels)[picked] - 0.5
+    index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
+    memory = index(params, grid[:, picked], values[None])
+    prediction = jax.device_get(read(params, memory, grid))
+    std = prediction.output.std[0].mean(-1)
+    # The query shown is the pixel, not given, of which the model is least sure.
+    query = int(np.where(np.isin(np.arange(len(std)), picked), 0, std).argmax())
+    walk = jax.tree.map(lambda array: array[0, query], prediction.reading.walk)
+    tree = jax.tree.map(lambda array: array[0], jax.device_get(memory.tree))
+    return plots.Completion(
+      truth=truth,
+      mean=prediction.output.mean.reshape(image.shape) + 0.5,
+      std=std.reshape(height, width),
+      pixels=pixels[picked],
+      query=pixels[query],
+      boxes=[
+        (level, pixels[picked[tokens]])
+        for level, tokens in plots.nodes_read(walk, tree)
+      ],
+      depth=tree.depth,
+    )
 
   def _load(self, split: image_sets.Split, labels: range | None) -> np.ndarray:
     config = self.config

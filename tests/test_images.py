@@ -7,6 +7,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from experiments import image_completion
@@ -153,6 +154,7 @@ def test_end_to_end_in_colour(tmp_path, data_dir):
   assert np.isfinite(result["log_likelihood"])
   assert result["num_examples"] == 4 and result["step"] == 2
   assert result["tokens_fraction_largest"] == 9 / 196
+  assert Image.open(workdir / image_completion.FIGURE).size[0] > 500
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ class Completion:
   """One image completed from some of its pixels, and what one query read.
 
   Attributes:
-    truth: `[H, W]` in [0, 1].
-    mean: `[H, W]`.
-    std: `[H, W]`.
+    truth: `[H, W, E]` in [0, 1], grey or RGB.
+    mean: `[H, W, E]`.
+    std: `[H, W]`, the mean of the channels'.
     pixels: `[n, 2]` int, row and column of the context's pixels.
     query: `[2]` int, row and column of the query shown.
     boxes: for every node read, its level and the pixels under it, `[k, 2]`.
@@ -147,15 +147,17 @@ def plot_completions(completions: list[Completion], path: epath.PathLike) -> Non
     layout="constrained",
   )
   for row, item in zip(grid, completions, strict=True):
-    context = np.full((*item.truth.shape, 3), (0.25, 0.35, 0.6))
+    truth, mean = (
+      np.broadcast_to(x.clip(0, 1), (*x.shape[:2], 3)) for x in (item.truth, item.mean)
+    )
+    context = np.full(truth.shape, (0.25, 0.35, 0.6))
     at = tuple(item.pixels.T)
-    context[at] = item.truth[at][:, None]
-    grey = dict(cmap="gray", vmin=0, vmax=1)
+    context[at] = truth[at]
     row[0].imshow(context)
-    row[1].imshow(item.mean, **grey)
+    row[1].imshow(mean)
     row[2].imshow(item.std, cmap="magma", vmin=0)
-    row[3].imshow(item.truth, **grey)
-    row[4].imshow(item.truth, **grey, alpha=0.45)
+    row[3].imshow(truth)
+    row[4].imshow(truth, alpha=0.45)
     for level, pixels in item.boxes:
       top, left = pixels.min(0) - 0.5
       height, width = pixels.max(0) - pixels.min(0) + 1

@@ -55,7 +55,7 @@ class TerrainConfig(Config):
     512, "The most context points of a window.", at_least=terrain.MIN_CONTEXT
   )
   num_frequencies: int = option(
-    8, "Fourier features of the coordinates; the paper has none.", at_least=0
+    9, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
   position_skip: bool = option(
     True, "Whether positions also go around the embedder's MLP."

@@ -67,22 +67,22 @@ def test_the_fault_is_matplotlibs_grid():
   # Rows of a raster go up, those of the file from north to south.
   grid = plots._raster(coords, elevation, pixel)
   np.testing.assert_array_equal(grid[::-1], expected)
-  np.testing.assert_allclose(coords[0], [-1, 171.5 / 201], rtol=1e-6)
-  np.testing.assert_allclose(coords[-1], [1, -171.5 / 201], rtol=1e-6)
+  np.testing.assert_allclose(coords[0], [-1 / 2, 171.5 / 402], rtol=1e-6)
+  np.testing.assert_allclose(coords[-1], [1 / 2, -171.5 / 402], rtol=1e-6)
 
 
 def test_airports_are_where_the_package_says():
   coords, elevation, _ = terrain.load_points("airports")
   expected = {}
   for airport in airportsdata.load().values():
-    place = np.array([airport["lon"], airport["lat"]]) / 180
+    place = np.array([airport["lon"], airport["lat"]]) / 360
     expected.setdefault(place.astype(np.float32).tobytes(), airport["elevation"])
   assert len(coords) == len(expected) > 25_000
   # At a place of two airports the file's first one counts.
   feet = np.array([expected[place.tobytes()] for place in coords])
   np.testing.assert_allclose(elevation, 0.3048 * feet, rtol=1e-5)
   lukla = airportsdata.load()["VNLK"]
-  at = np.abs(coords * 180 - [lukla["lon"], lukla["lat"]]).sum(1).argmin()
+  at = np.abs(coords * 360 - [lukla["lon"], lukla["lat"]]).sum(1).argmin()
   assert 2700 < elevation[at] < 2950
 
 
@@ -94,7 +94,7 @@ def test_airports_without_a_place_or_elevation_are_left_out(tmp_path, monkeypatc
   )
   monkeypatch.setattr(packages, "find_file", lambda *_: path)
   coords, elevation, pixel = terrain.load_points("airports")
-  assert coords.tolist() == [[-0.5, 0.25], [1, -0.25]] and pixel == 1 / 180
+  assert coords.tolist() == [[-0.25, 0.125], [0.5, -0.125]] and pixel == 1 / 360
   np.testing.assert_allclose(elevation, [30.48, 0], rtol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_a_fifth_is_held_out_for_good(maps):
   assert len(found.held_out.coords) == n // 5 == len(held_out)
   assert not train_places & held_out
   assert train_places | held_out == _places(coords)
-  assert np.abs(coords).max() <= 1
+  assert np.abs(coords).max() <= 1 / 2
   values = np.asarray(found.train.values, np.float64)
   assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
   truth = _by_place(coords, elevation)

@@ -2,7 +2,8 @@
 
 `fault` is the grid of 344 x 403 elevations around the Jacksboro fault that matplotlib
 ships; `airports` are the places of the package airportsdata, which lie irregularly.
-Both become points (east, north) within [-1, 1], on one scale for both axes.
+Both become points (east, north) within [-1/2, 1/2], on one scale for both axes: waves of
+length 2 then tell all of them apart.
 """
 
 import csv
@@ -75,7 +76,7 @@ def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
   """All points of a data set.
 
   A grid's pixels are its points, rows from north to south; the longer side spans
-  [-1, 1]. Of airports, longitude and latitude are degrees / 180, a pixel is a degree,
+  [-1/2, 1/2]. Of airports, longitude and latitude are degrees / 360, a pixel is a degree,
   and those without a place or an elevation, or at another one's place, are left out.
 
   Args:
@@ -93,18 +94,18 @@ def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
     with np.load(path) as file:
       grid = file["elevation"]
     height, width = grid.shape
-    pixel = 2 / (max(height, width) - 1)
+    pixel = 1 / (max(height, width) - 1)
     row, column = np.divmod(np.arange(grid.size), width)
     coords = np.stack([column - (width - 1) / 2, (height - 1) / 2 - row], axis=-1)
     return (coords * pixel).astype(np.float32), grid.ravel().astype(np.float32), pixel
   with path.open(encoding="utf-8", newline="") as file:
     cells = [[row["lon"], row["lat"], row["elevation"]] for row in csv.DictReader(file)]
   table = np.array([row for row in cells if all(row)], np.float64)
-  coords = (table[:, :2] / 180).astype(np.float32)
+  coords = (table[:, :2] / 360).astype(np.float32)
   elevation = (table[:, 2] * METRES_PER_FOOT).astype(np.float32)
   _, first = np.unique(coords, axis=0, return_index=True)
   first.sort()
-  return coords[first], elevation[first], 1 / 180
+  return coords[first], elevation[first], 1 / 360
 
 
 def load(dataset: str) -> Terrain:

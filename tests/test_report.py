@@ -53,6 +53,58 @@ def test_seeds_are_averaged_and_other_runs_left_out(tmp_path):
   assert found[7:] == ["100.00 ± 0.00", "25.0", "6.3", "10; 20", "2; 1"]
 
 
+def test_wider_perceivers_stand_beside_the_other_systems(tmp_path):
+  _write(tmp_path, "gp_tca", log_likelihood=1.5)
+  _write(tmp_path, "gp_perceiver", log_likelihood=1.0)
+  _write(tmp_path, "gp_perceiver_l32", log_likelihood=1.25, tokens_fraction_largest=0.7)
+  _write(tmp_path, "activity_watch_perceiver", accuracy=0.5)
+  rows = report.latents(epath.Path(tmp_path)).splitlines()[2:]
+  assert [row.strip("| ").split(" | ") for row in rows] == [
+    ["GP, RBF", "25.0", "1.000", "1.500", "", "10"],
+    ["GP, RBF", "70.0", "1.250", "1.500", "", "10"],
+  ]
+
+
+def test_calibration_is_told_of_each_system_in_its_kind(tmp_path):
+  shares = dict(coverage_50=0.5, coverage_90=0.88, coverage_95=0.9)
+  _write(tmp_path, "gp_tca", log_likelihood=1.5, **shares)
+  _write(tmp_path, "activity_watch_ca", accuracy=0.5, calibration_error=0.125)
+  made = report.calibration(epath.Path(tmp_path))
+  assert _cells(made, "GP, RBF")[1:] == ["TCA", "50.00", "88.00", "90.00", ""]
+  assert _cells(made, "Smart watch, by subject *")[-1] == "12.50"
+
+
+def _scaling(model, systems, grid=None):
+  row = dict(log_likelihood=0.5, rmse_metres=2.0, tokens_read=8.0, us_per_query=1.5)
+  row |= dict(coverage_50=0.5, coverage_90=0.88, coverage_95=0.9)
+  row |= dict(tree_seconds=1.0, index_seconds=0.25)
+  rows = [
+    dict(system=system, num_context=n) | row for n in (64, 128) for system in systems
+  ]
+  return dict(config=dict(dataset="fault", model=model), rows=rows, grid=grid)
+
+
+def test_scaling_shows_all_systems_by_context_and_the_grid(tmp_path):
+  parts = ("tree", "index_compile", "index", "read_compile", "read")
+  grid = {f"{part}_seconds": 1.0 for part in parts}
+  grid |= dict(num_context=128, num_queries=10**6, seconds=5.0)
+  for model, systems, own in (
+    ("tca", ("tca", "tca_full"), grid),
+    ("ca", ("ca",), None),
+  ):
+    content = _scaling(model, systems, own)
+    config_lib.write_json(tmp_path / f"scaling_terrain_{model}.json", content)
+  rows, grids = report.scaling(epath.Path(tmp_path)).split("\n\n")
+  cells = [row.strip("| ").split(" | ") for row in rows.splitlines()[2:]]
+  names = ["Cross Attention", "TCA", "ReTreever-Full"]
+  assert [row[1:3] for row in cells] == [[n, x] for n in ("64", "128") for x in names]
+  assert cells[0][3:] == ["0.500", "2.0", "50.0", "88.0", "90.0", "8.0", "1.5", "1.25"]
+  (line,) = grids.splitlines()[2:]
+  assert line.strip("| ").split(" | ")[1:] == ["128", "1,000,000", *["1.0"] * 5, "5.0"]
+  (figure,) = report.draw(epath.Path(tmp_path))
+  assert figure.name == "scaling_fault.png" and Image.open(figure).size[0] > 800
+
+
 BEGIN, END = "<!-- a: begin -->", "<!-- a: end -->"
 
 

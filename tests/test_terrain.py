@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 from scipy import stats
 
+from experiments import export
 from experiments import terrain as terrain_task
 from experiments.common import evaluate
 from experiments.common import plots
@@ -311,6 +312,16 @@ def test_end_to_end(finished):
   assert len(parts) == 5 and grid["seconds"] == pytest.approx(sum(parts))
   width, height = Image.open(workdir / "terrain.png").size
   assert width > 3 * height > 900
+
+
+def test_export_keeps_the_scaling_too(finished, tmp_path):
+  workdir, result = finished
+  export.export(workdir, "terrain_x", epath.Path(tmp_path))
+  kept = json.loads((tmp_path / "results" / "terrain_x.json").read_text())
+  assert kept["log_likelihood"] == result["log_likelihood"]
+  scaling = tmp_path / "results" / "scaling_terrain_x.json"
+  assert scaling.read_text() == (workdir / terrain_task.SCALING_FILE).read_text()
+  assert (tmp_path / "checkpoints" / "terrain_x" / "config.json").exists()
 
 
 def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):

@@ -68,10 +68,14 @@ class ImageConfig(Config):
   manual_dir: str = option(
     "data/manual", "Where the official files of emnist and celeba are.", recipe=False
   )
-  num_steps: int = option(2200, "Training steps.", at_least=1)
+  num_steps: int = option(4000, "Training steps.", at_least=1)
   batch_size: int = option(8, "Images a step, over all devices.", at_least=1)
+  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
   num_frequencies: int = option(
-    3, "Fourier features of the coordinates; the paper has none.", at_least=0
+    4, "Fourier features of the coordinates; the paper has none.", at_least=0
+  )
+  position_skip: bool = option(
+    True, "Whether positions also go around the embedder's MLP."
   )
   num_layers: int = option(2, "Transformer layers of the encoder.", at_least=0)
   tree_order: str = option(

@@ -62,7 +62,7 @@ class TerrainConfig(Config):
   )
   num_steps: int = option(5000, "Training steps.", at_least=1)
   batch_size: int = option(8, "Windows a step, over all devices.", at_least=1)
-  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
+  learning_rate: float = option(6e-3, "The peak, after warm-up.", at_least=0)
   baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
   eval_batches: int = option(
     100, "Batches of the evaluation in windows.", at_least=1, recipe=False

@@ -98,17 +98,12 @@ GRIDS: dict[str, Rows] = {
   "length": {
     "default": _copy(256, 500),
     "positions go through the MLP alone": _copy(256, 500, position_skip=False),
-    "no routing loss": _copy(256, 500, routing_weight=0.0),
     "teacher temperature 1": _copy(256, 500, teacher_temperature=1.0),
-    "policy shares the attention's weights": _copy(256, 500, share_policy=True),
     "published recipe": _published(256, 125),
   },
   "regression": {
-    "default": gp_regression.GPConfig(num_steps=10_000, eval_batches=600),
-    "published recipe": gp_regression.GPConfig.paper(num_steps=5_000, eval_batches=300),
-    "published recipe, 4x the functions": gp_regression.GPConfig.paper(
-      num_steps=20_000, eval_batches=300
-    ),
+    "default": gp_regression.GPConfig(num_steps=6_000, eval_batches=600),
+    "published recipe": gp_regression.GPConfig.paper(num_steps=3_000, eval_batches=300),
   },
 }
 

@@ -4,10 +4,11 @@
 
 trains the rows of a grid one after the other, each in a workdir of its own, evaluates
 each on the validation seed, and writes OUT/<grid>.json and .png once all are done. The
-same command goes on where it stopped. The grid "regression" is of GP regression, the
-others of the copy task.
+same command goes on where it stopped. The grid "regression" is of GP regression, all
+others are of the copy task.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import sys
 import typing
@@ -30,7 +31,7 @@ from experiments.common import train
 
 VALIDATION_SEED = 2  # the evaluation's default is the test seed
 
-Rows = dict[str, typing.Any]  # configs of one task, by name
+Rows = Mapping[str, config_lib.Config]  # of one task, by name
 
 TASKS: dict[type[config_lib.Config], type[task_lib.Task]] = {
   copy_task.CopyConfig: copy_task.CopyTask,
@@ -133,22 +134,19 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
   return results
 
 
+HEADER = ("row", "quality", "ReTreever-Full", "tokens read", "examples", "seconds")
+
+
 def cells(result: dict[str, typing.Any]) -> list[str]:
   """What a table tells of a row: see `HEADER`."""
-  metric = "accuracy" if "accuracy" in result else "log_likelihood"
-  style = ".2%" if metric == "accuracy" else ".3f"
-  full = result.get(f"full_{metric}")
   return [
     result["row"],
-    format(result[metric], style),
-    "" if full is None else format(full, style),
+    measure.quality(result),
+    measure.quality(result, "full_"),
     f"{result['tokens_fraction']:.1%}",
     f"{result['examples']:,}",
     f"{result['train_seconds']:.0f}",
   ]
-
-
-HEADER = ("row", "quality", "from all leaves", "tokens read", "examples", "seconds")
 
 
 def main(argv: list[str]) -> None:

@@ -127,14 +127,15 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     count, config = self._evaluated.labels.shape[0], self.config
-    for index, new in task_lib.parts(count, config.batch_size, config.eval_batches):
+    batches = task_lib.batch_indices(count, config.batch_size, config.eval_batches)
+    for index, new in batches:
       batch = self._take(self._evaluated, index)
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
   def draw(self, params: typing.Any, folder: epath.Path) -> None:
     """Draws activity.png: two segments, their classes, and what TCA read."""
     if self.config.model == "tca":
-      segments = [self._label(params, i) for i in self._changing()]
+      segments = self._label(params, self._changing())
       plots.plot_segments(segments, self.source.CLASSES, folder / "activity.png")
 
   def _changing(self) -> list[int]:
@@ -143,26 +144,35 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     halves = np.array_split(np.arange(len(changes)), 2)
     return [int(half[changes[half].argmax()]) for half in halves if half.size]
 
-  def _label(self, params: typing.Any, i: int) -> plots.LabelledSegment:
-    """Predicts the classes of a segment evaluated."""
-    segment = jax.tree.map(lambda array: np.asarray(array[i]), self._evaluated)
-    batch = self._take(self._evaluated, np.array([i]))
+  def _label(
+    self, params: typing.Any, chosen: list[int]
+  ) -> list[plots.LabelledSegment]:
+    """Predicts the classes of segments evaluated."""
+    batch = self._take(self._evaluated, np.array(chosen))
     index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
     memory = index(params, batch.coords, batch.values, batch.mask)
-    prediction = jax.device_get(read(params, memory, batch.query_coords))
-    tree = jax.tree.map(lambda array: array[0], jax.device_get(memory.tree))
+    prediction = read(params, memory, batch.query_coords)
+    prediction, trees = jax.device_get((prediction, memory.tree))
     query = self.max_context // 2
-    walk = jax.tree.map(lambda array: array[0, query], prediction.reading.walk)
-    seconds = segment.time / activity.TICKS_PER_SECOND
-    return plots.LabelledSegment(
-      time=seconds,
-      channels=self.source.channels(segment.values),
-      truth=segment.labels,
-      predicted=prediction.output[0].argmax(-1),
-      query=seconds[query],
-      nodes=[(level, seconds[rows]) for level, rows in plots.nodes_read(walk, tree)],
-      depth=tree.depth,
-    )
+    found = []
+    for i, number in enumerate(chosen):
+      segment = jax.tree.map(lambda x, n=number: np.asarray(x[n]), self._evaluated)
+      seconds = segment.time / activity.TICKS_PER_SECOND
+      walk = jax.tree.map(lambda x, i=i: x[i, query], prediction.reading.walk)
+      tree = jax.tree.map(lambda x, i=i: x[i], trees)
+      nodes = plots.nodes_read(walk, tree)
+      found.append(
+        plots.LabelledSegment(
+          time=seconds,
+          channels=self.source.channels(segment.values),
+          truth=segment.labels,
+          predicted=prediction.output[i].argmax(-1),
+          query=seconds[query],
+          nodes=[(level, seconds[rows]) for level, rows in nodes],
+          depth=tree.depth,
+        )
+      )
+    return found
 
 
 if __name__ == "__main__":

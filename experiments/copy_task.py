@@ -42,7 +42,7 @@ class CopyConfig(Config):
     0.5, "Of the leaf attention that the routing loss distils.", at_least=0.01
   )
   position_skip: bool = option(
-    True, "Whether positions also go around the embedder's MLP."
+    True, "Whether positions also go around the embedder's second MLP."
   )
   tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
   mixed_length_steps: int = option(

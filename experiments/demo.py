@@ -37,7 +37,6 @@ _IMAGE_BATCHES = flags.DEFINE_integer(
   "image_batches", 0, "Batches of the image evaluation; 0: all held-out digits."
 )
 
-NAMES = {"tca": "TCA", "ca": "Cross Attention", "perceiver": "Perceiver IO"}
 LONG_CONTEXT = 2**14
 _ROOT = epath.Path(__file__).parent.parent
 
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> None:
 def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
   """Trains and evaluates the systems on copy, T = 64; results and their table."""
   results, reads, long_reads = {}, {}, {}
-  for name, title in NAMES.items():
+  for name, title in config_lib.NAMES.items():
     config = copy_task.CopyConfig(
       model=name, num_steps=_COPY_STEPS.value, save_every=200
     )
@@ -102,7 +101,7 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
     } | {"us_per_query": times[name], "us_per_query_16384": long_times[name]}
     rows.append(
       (
-        NAMES[name],
+        config_lib.NAMES[name],
         f"{result['accuracy']:.2%}",
         f"{result['tokens_fraction']:.1%}",
         f"{result['num_parameters']:,}",
@@ -131,7 +130,7 @@ def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]
   """Evaluates the shipped checkpoints on held-out digits; results, table, figure."""
   summary, rows = {}, []
   figure = out / "image_tca" / image_completion.FIGURE
-  for name, title in NAMES.items():
+  for name, title in config_lib.NAMES.items():
     workdir = _ROOT / "checkpoints" / f"image_{name}"
     config = config_lib.load(image_completion.ImageConfig, workdir)
     config = dataclasses.replace(

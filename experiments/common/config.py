@@ -24,7 +24,8 @@ from tca_jax import tree
 
 CONFIG_FILE = "config.json"
 _PART = ".part"
-MODELS = ("tca", "ca", "perceiver")
+NAMES = {"tca": "TCA", "ca": "Cross Attention", "perceiver": "Perceiver IO"}
+MODELS = tuple(NAMES)
 RECIPES = ("default", "paper")
 
 

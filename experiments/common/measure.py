@@ -59,6 +59,21 @@ def provenance() -> dict[str, str | None]:
   }
 
 
+def quality(result: dict[str, typing.Any], prefix: str = "") -> str:
+  """The accuracy of a result or, if it has none, the log-likelihood, as text.
+
+  >>> quality({"accuracy": 0.5, "full_accuracy": 1.0}, "full_")
+  '100.00%'
+  >>> quality({"log_likelihood": 1.25})
+  '1.250'
+  """
+  if "accuracy" in result:
+    value, style = result.get(prefix + "accuracy"), ".2%"
+  else:
+    value, style = result.get(prefix + "log_likelihood"), ".3f"
+  return "" if value is None else format(value, style)
+
+
 def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
   """Prints a table, and returns it."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -395,6 +395,8 @@ def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) 
   for axes, (key, label) in zip(grid, panels.items(), strict=True):
     for i, (system, name) in enumerate(names.items()):
       own = [row for row in rows if row["system"] == system]
+      if not own:
+        continue
       axes.plot(
         [row["num_context"] for row in own],
         [row[key] for row in own],
@@ -405,7 +407,6 @@ def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) 
       )
     axes.set(xscale="log", xlabel="context points", ylabel=label)
     axes.grid(alpha=0.3)
-  grid[1].set_yscale("log")
   grid[2].axhline(0.9, color="0.5", linestyle=":")
   grid[3].set_yscale("log")
   grid[0].legend(fontsize="small")
@@ -416,11 +417,15 @@ def plot_curves(results: list[dict], path: epath.PathLike) -> None:
   """Draws learning curves, against the examples seen and against seconds.
 
   Args:
-    results: with the keys "row", the name, and "curve", a list of (examples,
-      seconds, reward of the sampled walks). A reward is drawn as the mean of the
-      last twentieth of the curve up to it.
+    results: with the keys "row", the name; "curve", a list of (examples, seconds,
+      reward of the sampled walks), drawn as the mean of the last twentieth of the
+      curve up to a point; "accuracy", if that is the reward; and "config". Rows with
+      another reward than the first one's are left out.
     path: of the PNG.
   """
+  results = [
+    r for r in results if r["config"]["reward"] == results[0]["config"]["reward"]
+  ]
   figure, panels = plt.subplots(
     1, 2, figsize=(12, 4.5), sharey=True, layout="constrained"
   )

@@ -93,26 +93,26 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
     )
 
 
-def parts(
-  count: int, size: int, most: int = 0
+def batch_indices(
+  num_examples: int, batch_size: int, max_batches: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Cuts `count` examples into batches of one size.
+  """Cuts examples into batches of one size.
 
   Args:
-    count: of the examples.
-    size: of a batch.
-    most: how many batches there are at most; 0: as many as it takes.
+    num_examples: how many there are.
+    batch_size: B.
+    max_batches: how many batches there are at most; 0: as many as it takes.
 
   Yields:
-    The numbers of a batch's examples, `[size]`, and which of them are new, `[size]`
-    bool: where there are too few, the last batch goes on with the first examples.
+    The numbers of a batch's examples, `[B]`, and which of them are new, `[B]` bool:
+    where too few are left, the last batch goes on with the first examples.
 
-  >>> [(index.tolist(), new.tolist()) for index, new in parts(3, 2)]
+  >>> [(index.tolist(), new.tolist()) for index, new in batch_indices(3, 2)]
   [([0, 1], [True, True]), ([2, 0], [True, False])]
   """
-  for start in range(0, count, size)[: most or None]:
-    index = np.arange(start, start + size)
-    yield index % count, index < count
+  for start in range(0, num_examples, batch_size)[: max_batches or None]:
+    index = np.arange(start, start + batch_size)
+    yield index % num_examples, index < num_examples
 
 
 def jitted(task: Task, method: str) -> Callable[..., typing.Any]:

@@ -188,7 +188,8 @@ def move(rng: jax.Array, batch: Batch) -> Batch:
     batch: with C = 2.
 
   Returns:
-    The batch, its coordinates moved by up to 1 along both axes.
+    The batch, each example shifted by up to 1 along both axes: places within
+    [-1/2, 1/2] come to lie within [-3/2, 3/2].
   """
   shift_rng, mirror_rng, turn_rng = jax.random.split(rng, 3)
   batch_size = batch.coords.shape[0]

@@ -369,23 +369,25 @@ def copying(results: epath.Path) -> str:
 
 
 def regression(results: epath.Path) -> str:
-  """GP regression: TCA, read from all leaves, and what no system can surpass."""
-  runs = [load(results, f"gp_tca{kernel}")[0] for kernel in ("", "_matern52")]
-  config = runs[0]["config"]
-  functions = f"{config['num_steps'] * config['batch_size']:,}"
-  tokens = f"{runs[0]['tokens_fraction_largest']:.1%}"
-
-  def figures(prefix: str) -> list[str]:
-    return [f"{run[prefix + 'log_likelihood']:.3f}" for run in runs]
-
+  """GP regression: all systems, and what none can surpass."""
+  lines, ceiling = [], []
+  for system in _ORDER:
+    runs = [
+      run for name in ("", "_matern52") for run in load(results, f"gp_{system}{name}")
+    ]
+    if not runs:
+      continue
+    config, tokens = runs[0]["config"], f"{runs[0]['tokens_fraction_largest']:.1%}"
+    functions = f"{config['num_steps'] * config['batch_size']:,}"
+    cells = [measure.quality(run) for run in runs]
+    lines.append([_SYSTEMS[system], *cells, tokens, functions])
+    if system == "tca":
+      cells = [measure.quality(run, "full_") for run in runs]
+      lines.append([_SYSTEMS["tca_full"], *cells, "100.0%", functions])
+    ceiling = [measure.quality(run, "ceiling_") for run in runs]
+  lines.append(["exact posterior, true hyper-parameters", *ceiling, "", ""])
   return markdown(
-    "system|RBF|Matern-5/2|tokens read, at 46 tokens|functions trained on",
-    [
-      ["ReTreever", *figures(""), tokens, functions],
-      ["ReTreever-Full", *figures("full_"), "100.0%", functions],
-      ["ReTreever, published", "1.25", "0.81", "15%", "1,600,000"],
-      ["exact posterior, true hyper-parameters", *figures("ceiling_"), "", ""],
-    ],
+    "system|RBF|Matern-5/2|tokens read, at 46 tokens|functions trained on", lines
   )
 
 

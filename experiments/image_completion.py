@@ -36,6 +36,7 @@ from experiments.common.config import ConfigError
 from experiments.common.config import option
 from experiments.data import image_sets
 from experiments.data import images
+from experiments.data import motion
 import tca_jax
 from tca_jax import objectives
 from tca_jax import tree as tree_lib
@@ -57,7 +58,9 @@ _PIXELS_DRAWN = 100  # the context of a completion that is drawn
 class ImageConfig(Config):
   """The options of image completion."""
 
-  PAPER = types.MappingProxyType(Config.PAPER | dict(clip_norm=0.0, num_frequencies=0))
+  PAPER = types.MappingProxyType(
+    Config.PAPER | dict(clip_norm=0.0, num_frequencies=0, moved_share=0.0)
+  )
 
   dataset: str = option(
     "mnist", "The images to train on.", choices=tuple(image_sets.IMAGE_SETS)
@@ -69,16 +72,22 @@ class ImageConfig(Config):
   manual_dir: str = option(
     "data/manual", "Where the official files of emnist and celeba are.", recipe=False
   )
-  num_steps: int = option(4000, "Training steps.", at_least=1)
+  num_steps: int = option(6000, "Training steps.", at_least=1)
+  moved_share: float = option(
+    0.5,
+    "The share of the steps, at first, that show images moved at random: what stands at"
+    " the same place in all is learnt behind what neighbours tell.",
+    at_least=0,
+    below=1,
+  )
   batch_size: int = option(8, "Images a step, over all devices.", at_least=1)
-  learning_rate: float = option(4e-3, "The peak, after warm-up.", at_least=0)
+  learning_rate: float = option(6e-3, "The peak, after warm-up.", at_least=0)
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
   position_skip: bool = option(
     True, "Whether positions also go around the embedder's MLP."
   )
-  num_layers: int = option(2, "Transformer layers of the encoder.", at_least=0)
   tree_order: str = option(
     "kd",
     "How the tree is built; 'given' is a random tree too: pixels are drawn in random"
@@ -131,6 +140,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
       tca_jax.GaussianHead(train_images.shape[-1], min_std=min_std, dtype=dtype),
     )
     self._sample = jax.jit(images.sample)
+    self._move = jax.jit(motion.move)
 
     def draw(key: jax.Array, data: jax.Array) -> task_lib.Batch:
       index_rng, pixel_rng = jax.random.split(key)
@@ -143,7 +153,10 @@ class ImageTask(task_lib.Task[ImageConfig]):
 
   def train_batch(self, step: int) -> task_lib.Batch:
     key = jax.random.fold_in(self.key("train", step), 0)
-    return self._draw(key, self._train_images)
+    draw_rng, move_rng = jax.random.split(key)
+    batch = self._draw(draw_rng, self._train_images)
+    moved = step < self.config.moved_share * self.config.num_steps
+    return self._move(move_rng, batch) if moved else batch
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     test, config = self.test_images(), self.config

@@ -34,6 +34,7 @@ from experiments.common import task as task_lib
 from experiments.common.config import Config
 from experiments.common.config import ConfigError
 from experiments.common.config import option
+from experiments.data import motion
 from experiments.data import terrain
 import tca_jax
 from tca_jax import objectives
@@ -128,7 +129,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self._sample = jax.jit(
       terrain.sample, static_argnames=("batch_size", "num_context")
     )
-    self._move = jax.jit(terrain.move)
+    self._move = jax.jit(motion.move)
 
   def train_batch(self, step: int) -> task_lib.Batch:
     key = jax.random.fold_in(self.key("train", step), 0)

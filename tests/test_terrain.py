@@ -20,6 +20,7 @@ from experiments.common import evaluate
 from experiments.common import plots
 from experiments.common import train
 from experiments.common.config import ConfigError
+from experiments.data import motion
 from experiments.data import packages
 from experiments.data import terrain
 from experiments.data.errors import DataError
@@ -166,7 +167,7 @@ def test_points_are_drawn_within_their_window():
 def test_examples_move_as_a_whole():
   found = terrain.load("airports")
   batch = terrain.sample(jax.random.key(0), found.train, None, 64, 20)
-  moved = terrain.move(jax.random.key(1), batch)
+  moved = motion.move(jax.random.key(1), batch)
   chex.assert_trees_all_equal(
     moved.replace(coords=batch.coords, query_coords=batch.query_coords), batch
   )

@@ -186,3 +186,14 @@ def test_every_tree_order_holds_each_pixel_once(order, reader):
   num_tokens = np.asarray(batch.mask.sum(1, keepdims=True))
   most = 1 + np.ceil(np.log2(num_tokens))
   assert np.all(np.asarray(prediction.reading.num_read) <= most)
+
+
+def test_the_first_steps_show_moved_images(data_dir):
+  config = image_completion.ImageConfig(data_dir=data_dir, batch_size=2, num_steps=4)
+  task = image_completion.ImageTask(config)
+  still = image_completion.ImageTask(dataclasses.replace(config, moved_share=0.0))
+  for step in range(4):
+    found, expected = task.train_batch(step), still.train_batch(step)
+    np.testing.assert_array_equal(found.values, expected.values)
+    np.testing.assert_array_equal(found.targets, expected.targets)
+    assert np.array_equal(found.coords, expected.coords) == (step >= 2)

@@ -72,7 +72,7 @@ class ImageConfig(Config):
   manual_dir: str = option(
     "data/manual", "Where the official files of emnist and celeba are.", recipe=False
   )
-  num_steps: int = option(6000, "Training steps.", at_least=1)
+  num_steps: int = option(1500, "Training steps.", at_least=1)
   moved_share: float = option(
     0.5,
     "The share of the steps, at first, that show images moved at random: what stands at"
@@ -80,8 +80,7 @@ class ImageConfig(Config):
     at_least=0,
     below=1,
   )
-  batch_size: int = option(8, "Images a step, over all devices.", at_least=1)
-  learning_rate: float = option(6e-3, "The peak, after warm-up.", at_least=0)
+  learning_rate: float = option(3e-3, "The peak, after warm-up.", at_least=0)
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )

@@ -129,7 +129,8 @@ def test_the_paper_recipe_is_200_epochs(dataset, num_images, batch_size):
 def test_the_std_is_bounded_as_published(dataset, shape, min_std, monkeypatch):
   data = np.zeros((9, *shape), np.uint8)
   monkeypatch.setattr(image_sets, "load", lambda *_: data)
-  task = image_completion.ImageTask(image_completion.ImageConfig(dataset=dataset))
+  config = image_completion.ImageConfig(dataset=dataset, batch_size=8)
+  task = image_completion.ImageTask(config)
   head = task.model.head
   assert (head.num_outputs, head.min_std) == (shape[-1], min_std)
   assert task.train_batch(0).targets.shape == (8, 196, shape[-1])

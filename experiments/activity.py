@@ -110,11 +110,7 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(
-        num_frequencies=config.num_frequencies,
-        position_skip=config.position_skip,
-        dtype=dtype,
-      ),
+      task_lib.build_point_embedder(config, config.num_frequencies),
       tca_jax.ClassificationHead(len(self.source.CLASSES), dtype=dtype),
     )
     self._take = jax.jit(activity.take)
@@ -158,9 +154,7 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     for i, number in enumerate(chosen):
       segment = jax.tree.map(lambda x, n=number: np.asarray(x[n]), self._evaluated)
       seconds = segment.time / activity.TICKS_PER_SECOND
-      walk = jax.tree.map(lambda x, i=i: x[i, query], prediction.reading.walk)
-      tree = jax.tree.map(lambda x, i=i: x[i], trees)
-      nodes = plots.nodes_read(walk, tree)
+      nodes = plots.nodes_read(prediction.reading.walk, trees, i, query)
       found.append(
         plots.LabelledSegment(
           time=seconds,
@@ -169,7 +163,7 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
           predicted=prediction.output[i].argmax(-1),
           query=seconds[query],
           nodes=[(level, seconds[rows]) for level, rows in nodes],
-          depth=tree.depth,
+          depth=trees.depth,
         )
       )
     return found

@@ -68,11 +68,7 @@ class GPTask(task_lib.Task[GPConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(
-        num_frequencies=config.num_frequencies,
-        position_skip=config.position_skip,
-        dtype=dtype,
-      ),
+      task_lib.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(1, min_std=None, dtype=dtype),
     )
     sample = functools.partial(gp.sample, batch_size=config.batch_size)
@@ -131,13 +127,12 @@ class GPTask(task_lib.Task[GPConfig]):
 
     index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
     memory = index(params, batch.coords, batch.values, batch.mask)
-    prediction = jax.device_get(read(params, memory, batch.query_coords))
-    tree = jax.tree.map(lambda array: array[0], jax.device_get(memory.tree))
+    prediction = read(params, memory, batch.query_coords)
+    prediction, trees = jax.device_get((prediction, memory.tree))
     exact_mean, exact_std = gp.predictive(batch, process, kernel)
     queries = {}
     for query in (60, 200, 340):
-      walk = jax.tree.map(lambda array, q=query: array[0, q], prediction.reading.walk)
-      nodes = plots.nodes_read(walk, tree)
+      nodes = plots.nodes_read(prediction.reading.walk, trees, 0, query)
       queries[x[0, query]] = [(level, x[0, chosen[tokens]]) for level, tokens in nodes]
     return plots.FunctionFit(
       x=x[0],
@@ -148,7 +143,7 @@ class GPTask(task_lib.Task[GPConfig]):
       exact_std=exact_std[0],
       context=np.stack([x[0, chosen], truth[chosen] + noise], axis=-1),
       queries=queries,
-      depth=tree.depth,
+      depth=trees.depth,
     )
 
 

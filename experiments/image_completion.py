@@ -131,11 +131,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(
-        num_frequencies=config.num_frequencies,
-        position_skip=config.position_skip,
-        dtype=dtype,
-      ),
+      task_lib.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(train_images.shape[-1], min_std=min_std, dtype=dtype),
     )
     self._sample = jax.jit(images.sample)
@@ -197,9 +193,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
     np.put_along_axis(doubt, picked, 0, axis=1)
     found = []
     for i, query in enumerate(doubt.argmax(1)):
-      walk = jax.tree.map(lambda x, i=i, q=query: x[i, q], prediction.reading.walk)
-      tree = jax.tree.map(lambda x, i=i: x[i], trees)
-      nodes = plots.nodes_read(walk, tree)
+      nodes = plots.nodes_read(prediction.reading.walk, trees, i, query)
       found.append(
         plots.Completion(
           truth=truth[i],
@@ -208,7 +202,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
           pixels=pixels[picked[i]],
           query=pixels[query],
           boxes=[(level, pixels[picked[i][tokens]]) for level, tokens in nodes],
-          depth=tree.depth,
+          depth=trees.depth,
         )
       )
     return found

@@ -119,11 +119,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.model = task_lib.build_model(
       config,
       self.max_context,
-      tca_jax.PointEmbedder(
-        num_frequencies=config.num_frequencies,
-        position_skip=config.position_skip,
-        dtype=dtype,
-      ),
+      task_lib.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype),
     )
     self._sample = jax.jit(
@@ -295,8 +291,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     output, _, _ = self.predict(params, memory, num_context, points.coords, "read")
     query = points.coords[0]
     prediction = task_lib.jitted(self, "read")(params, memory, query[None, None])
-    walk = jax.tree.map(lambda x: x[0, 0], jax.device_get(prediction.reading.walk))
-    tree = jax.tree.map(lambda x: x[0], jax.device_get(memory.tree))
+    nodes = plots.nodes_read(prediction.reading.walk, memory.tree, 0, 0)
     context = jax.tree.map(lambda x: np.asarray(x[:num_context]), own.train)
     return plots.TerrainFit(
       coords=points.coords,
@@ -306,11 +301,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       context=context.coords,
       context_values=own.metres(context.values),
       query=query,
-      boxes=[
-        (level, context.coords[tokens])
-        for level, tokens in plots.nodes_read(walk, tree)
-      ],
-      depth=tree.depth,
+      boxes=[(level, context.coords[tokens]) for level, tokens in nodes],
+      depth=memory.tree.depth,
       pixel=own.pixel,
     )
 

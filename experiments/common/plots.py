@@ -3,6 +3,7 @@
 import dataclasses
 
 from etils import epath
+import jax
 import matplotlib
 
 matplotlib.use("agg")  # no screen is needed
@@ -124,15 +125,29 @@ class TerrainFit:
   pixel: float
 
 
-def nodes_read(walk: tca_jax.TreeReading, tree: tca_jax.Tree) -> list:
-  """(level, tokens `[k]`) of every node that one query read of one tree."""
+def nodes_read(
+  walks: tca_jax.TreeReading, trees: tca_jax.Tree, example: int, query: int
+) -> list[tuple[int, np.ndarray]]:
+  """What one query of a batch read.
+
+  Args:
+    walks: of all queries, `[B, M, ...]`.
+    trees: of all examples, `[B, ...]`.
+    example: which.
+    query: which of its queries.
+
+  Returns:
+    The level of every node read, and the tokens under it, `[k]`.
+  """
+  walk = jax.tree.map(lambda x: np.asarray(x[example, query]), walks)
+  tree = jax.tree.map(lambda x: np.asarray(x[example]), trees)
   found = []
   for level, index, valid in zip(walk.level, walk.index, walk.mask, strict=True):
     if valid:
       width = tree.num_leaves // tree.branch_factor ** int(level)
       leaves = slice(int(index) * width, (int(index) + 1) * width)
-      tokens = np.asarray(tree.leaf_index)[leaves]
-      found.append((int(level), tokens[np.asarray(tree.leaf_mask)[leaves]]))
+      tokens = tree.leaf_index[leaves]
+      found.append((int(level), tokens[tree.leaf_mask[leaves]]))
   return found
 
 

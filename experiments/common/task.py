@@ -133,6 +133,15 @@ def reader(
   return lambda: read(params, memory, query_coords)
 
 
+def build_point_embedder(config: Config, num_frequencies: int) -> tca_jax.PointEmbedder:
+  """The embedder of points that a config asks for."""
+  return tca_jax.PointEmbedder(
+    num_frequencies=num_frequencies,
+    position_skip=config.position_skip,
+    dtype=jnp.dtype(config.dtype),
+  )
+
+
 def build_read_out(config: Config, max_context: int) -> nn.Module:
   """The read-out that a config asks for."""
   dtype = jnp.dtype(config.dtype)

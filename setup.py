@@ -38,6 +38,7 @@ setuptools.setup(
       "optax>=0.2.8",
       "orbax-checkpoint>=0.12,<0.13",
       "pillow>=10",
+      "scipy>=1.14",
       "tensorboardX>=2.6",
       "tensorflow-datasets>=4.9.9",
       "tqdm",

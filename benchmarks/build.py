@@ -15,6 +15,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import spatial
 
 from benchmarks import common
 from benchmarks import rivals
@@ -83,10 +84,7 @@ def run(num_tokens: int, num_queries: int, shape: common.Shape) -> list[Row]:
   # --- Ordering.
   calls["order_host"] = lambda: tca_jax.build_tree(coords, branch_factor=b)
   add("order_traced", lambda x: tca_jax.build_tree(x, branch_factor=b), coords)
-  if importlib.util.find_spec("scipy"):
-    from scipy.spatial import KDTree  # noqa: PLC0415
-
-    calls["order_ckdtree"] = lambda: KDTree(points, leafsize=1)
+  calls["order_ckdtree"] = lambda: spatial.KDTree(points, leafsize=1)
   if importlib.util.find_spec("jaxkd"):
     import jaxkd  # noqa: PLC0415
 

@@ -4,8 +4,8 @@
 
 trains the rows of a grid one after the other, each in a workdir of its own, evaluates
 each on the validation seed, and writes OUT/<grid>.json and .png once all are done. The
-same command goes on where it stopped. The grid "regression" is of GP regression, all
-others are of the copy task.
+same command goes on where it stopped. The grid "regression" is of GP regression and
+"pixels" of image completion; all others are of the copy task.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from etils import epath
 
 from experiments import copy_task
 from experiments import gp_regression
+from experiments import image_completion
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
@@ -36,6 +37,7 @@ Rows = Mapping[str, config_lib.Config]  # of one task, by name
 TASKS: dict[type[config_lib.Config], type[task_lib.Task]] = {
   copy_task.CopyConfig: copy_task.CopyTask,
   gp_regression.GPConfig: gp_regression.GPTask,
+  image_completion.ImageConfig: image_completion.ImageTask,
 }
 
 
@@ -52,6 +54,10 @@ def _published(sequence_length: int, num_steps: int) -> copy_task.CopyConfig:
   return copy_task.CopyConfig.paper(
     sequence_length=sequence_length, num_steps=num_steps
   )
+
+
+def _digits(**options: typing.Any) -> image_completion.ImageConfig:
+  return image_completion.ImageConfig(num_steps=600, **options)
 
 
 # Published batches are larger than ours: fewer steps take as many sequences or
@@ -105,6 +111,13 @@ GRIDS: dict[str, Rows] = {
   "regression": {
     "default": gp_regression.GPConfig(num_steps=6_000, eval_batches=600),
     "published recipe": gp_regression.GPConfig.paper(num_steps=3_000, eval_batches=300),
+  },
+  "pixels": {
+    "k-d tree": _digits(),
+    "one axis": _digits(tree_order="axis"),
+    "random projection": _digits(tree_order="random_projection"),
+    "random order": _digits(tree_order="random"),
+    "k-d tree, b = 4": _digits(branch_factor=4),
   },
 }
 

@@ -262,6 +262,7 @@ def scaling(results: epath.Path) -> str:
     for row in _scaling_rows(results, dataset):
       cells = [dataset, f"{row['num_context']:,}", _SYSTEMS[row["system"]]]
       cells += [f"{row['log_likelihood']:.3f}", f"{row['rmse_metres']:.1f}"]
+      cells += [f"{row['interpolation_rmse_metres']:.1f}"]
       cells += [f"{100 * row[f'coverage_{level}']:.1f}" for level in evaluate.INTERVALS]
       cells += [f"{row['tokens_read']:,.1f}", f"{row['us_per_query']:.1f}"]
       lines.append([*cells, f"{row['tree_seconds'] + row['index_seconds']:.2f}"])
@@ -271,7 +272,7 @@ def scaling(results: epath.Path) -> str:
         seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
         cells = [dataset, f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
         grids.append([*cells, *seconds, f"{grid['seconds']:.1f}"])
-  quality = "context|system|log-likelihood|RMSE, m"
+  quality = "context|system|log-likelihood|RMSE, m|interpolation's"
   rows = markdown(f"map|{quality}|{_LEVELS}|tokens read|us/query|build, s", lines)
   steps = "tree|compile|index|compile|read|all, s"
   return f"{rows}\n\n{markdown(f'map|context|places|{steps}', grids)}"

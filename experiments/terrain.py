@@ -24,6 +24,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import interpolate
 
 from experiments.common import config as config_lib
 from experiments.common import evaluate
@@ -93,10 +94,10 @@ class TerrainConfig(Config):
         "num_layers must be 0, as an encoder attends from every token to every other;"
         f" got {self.num_layers}"
       )
-    if not all(self.sizes):
+    if self.sizes[0] < terrain.MIN_CONTEXT:
       raise ConfigError(
-        "context_sizes must be positive integers with commas between them, got"
-        f" {self.context_sizes!r}"
+        f"context_sizes must be integers of at least {terrain.MIN_CONTEXT} with commas"
+        f" between them, got {self.context_sizes!r}"
       )
 
   @property
@@ -165,7 +166,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       folder: where the file goes.
 
     Returns:
-      A row for each size of context; for TCA, another for what all leaves predict.
+      A row for each size of context; for TCA, another for what all leaves predict. All
+      of one size tell how far linear interpolation is off.
     """
     rows, grid = [], None
     targets = jax.tree.map(
@@ -178,6 +180,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     if self.config.model == "tca":
       reads["tca_full"] = "read_leaves"
     for size in sizes:
+      interpolation = self._interpolation_rmse(size, targets)
       memory, build = self.index(params, size)
       for system, method in reads.items():
         output, num_read, seconds = self.predict(
@@ -187,6 +190,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
         rows.append(
           dict(system=system, num_context=size, num_queries=num_queries)
           | scores(output, targets.values, self.terrain.std)
+          | dict(interpolation_rmse_metres=interpolation)
           | dict(tokens_read=num_read, tokens_fraction=num_read / size)
           | dict(us_per_query=1e6 * seconds["read_seconds"] / num_queries)
           | build
@@ -275,6 +279,12 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     seconds["read_seconds"] = clock.lap()
     return jax.tree.map(lambda x: x[0], output), num_read[0], seconds
 
+  def _interpolation_rmse(self, num_context: int, targets: terrain.Points) -> float:
+    """How far linear interpolation of the first training points is off, in metres."""
+    context = jax.tree.map(lambda x: x[:num_context], self.terrain.train)
+    errors = interpolated(context, targets.coords) - np.asarray(targets.values)
+    return self.terrain.std * float(np.sqrt(np.mean(errors**2)))
+
   def _grid(self) -> np.ndarray:
     """`[side * side, 2]`, places all over the map."""
     coords = np.asarray(self.terrain.train.coords)
@@ -348,18 +358,41 @@ def scores(
   return {name: float(score) for name, score in found.items()}
 
 
+def interpolated(context: terrain.Points, coords: jax.typing.ArrayLike) -> np.ndarray:
+  """Linear interpolation within the context's triangles; outside, its nearest point.
+
+  Args:
+    context: `[N, ...]`, three points at least that are not on one line.
+    coords: `[M, 2]`.
+
+  Returns:
+    `[M, 1]`.
+
+  >>> coords = np.array([[0, 0], [1, 0], [0, 1]])
+  >>> context = terrain.Points(coords=coords, values=np.array([[0], [2], [4]]))
+  >>> interpolated(context, np.array([[0.5, 0.5], [0, 9]])).tolist()
+  [[3.0], [4.0]]
+  """
+  linear, nearest = (
+    method(np.asarray(context.coords), np.asarray(context.values))(np.asarray(coords))
+    for method in (interpolate.LinearNDInterpolator, interpolate.NearestNDInterpolator)
+  )
+  return np.where(np.isnan(linear), nearest, linear)
+
+
 def summarise(title: str, rows: list[dict[str, typing.Any]]) -> str:
   """A table of the rows of `TerrainTask.evaluate_sizes`."""
-  header = ("system", "context", "log-likelihood", "RMSE, m", "within 90 %")
+  header = ("system", "context", "log-likelihood", "RMSE, m", "interpolation's")
   return measure.table(
     title,
-    (*header, "tokens read", "us/query", "build s"),
+    (*header, "within 90 %", "tokens read", "us/query", "build s"),
     [
       (
         row["system"],
         f"{row['num_context']:,}",
         f"{row['log_likelihood']:.3f}",
         f"{row['rmse_metres']:.1f}",
+        f"{row['interpolation_rmse_metres']:.1f}",
         f"{row['coverage_90']:.1%}",
         f"{row['tokens_read']:,.1f}",
         f"{row['us_per_query']:.2f}",

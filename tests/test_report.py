@@ -79,7 +79,7 @@ def test_calibration_is_told_of_each_system_in_its_kind(tmp_path):
 def _scaling(model, systems, grid=None):
   row = dict(log_likelihood=0.5, rmse_metres=2.0, tokens_read=8.0, us_per_query=1.5)
   row |= dict(coverage_50=0.5, coverage_90=0.88, coverage_95=0.9)
-  row |= dict(tree_seconds=1.0, index_seconds=0.25)
+  row |= dict(tree_seconds=1.0, index_seconds=0.25, interpolation_rmse_metres=1.75)
   rows = [
     dict(system=system, num_context=n) | row for n in (64, 128) for system in systems
   ]
@@ -100,7 +100,17 @@ def test_scaling_shows_all_systems_by_context_and_the_grid(tmp_path):
   cells = [row.strip("| ").split(" | ") for row in rows.splitlines()[2:]]
   names = ["Cross Attention", "TCA", "ReTreever-Full"]
   assert [row[1:3] for row in cells] == [[n, x] for n in ("64", "128") for x in names]
-  assert cells[0][3:] == ["0.500", "2.0", "50.0", "88.0", "90.0", "8.0", "1.5", "1.25"]
+  assert cells[0][3:] == [
+    "0.500",
+    "2.0",
+    "1.8",
+    "50.0",
+    "88.0",
+    "90.0",
+    "8.0",
+    "1.5",
+    "1.25",
+  ]
   (line,) = grids.splitlines()[2:]
   assert line.strip("| ").split(" | ")[1:] == ["128", "1,000,000", *["1.0"] * 5, "5.0"]
   (figure,) = report.draw(epath.Path(tmp_path))

@@ -12,6 +12,7 @@ from matplotlib import cbook
 import numpy as np
 from PIL import Image
 import pytest
+from scipy import interpolate
 from scipy import stats
 
 from experiments import export
@@ -257,9 +258,9 @@ def test_training_never_sees_held_out_points(monkeypatch):
     (dict(num_context=15), "num_context must be at least 16, got 15"),
     (dict(num_layers=2), "num_layers must be 0, .*; got 2"),
     (dict(tree_order="given"), "'given' has no meaning"),
-    (dict(context_sizes="10,0"), "must be positive integers .*got '10,0'"),
-    (dict(context_sizes="1e3"), "must be positive integers .*got '1e3'"),
-    (dict(context_sizes=""), "must be positive integers .*got ''"),
+    (dict(context_sizes="99,15"), "must be integers of at least 16 .*got '99,15'"),
+    (dict(context_sizes="1e3"), "must be integers of .*got '1e3'"),
+    (dict(context_sizes=""), "must be integers of .*got ''"),
   ],
 )
 def test_bad_options_are_named(change, message):
@@ -356,6 +357,17 @@ def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):
     mean, std = np.asarray(output.mean[0]), np.asarray(output.std[0])
     expected = _expected_scores(mean, std, held_out.values, tiny.terrain.std)
     assert row["num_queries"] == 500
+    triangles = interpolate.griddata(
+      context.coords[0], context.values[0, :, 0], held_out.coords
+    )
+    outside = np.isnan(triangles)
+    distance = np.linalg.norm(held_out.coords[:, None] - context.coords[0], axis=-1)
+    nearest = np.asarray(context.values[0, :, 0])[distance.argmin(axis=1)]
+    errors = np.where(outside, nearest, triangles) - held_out.values[:, 0]
+    assert 0 < outside.sum() < 500
+    assert row["interpolation_rmse_metres"] == pytest.approx(
+      tiny.terrain.std * np.mean(errors**2) ** 0.5, rel=1e-3
+    )
     for name, score in expected.items():
       assert row[name] == pytest.approx(score, rel=1e-3, abs=2e-3)
 

@@ -3,7 +3,7 @@
   python -m experiments.gp_regression --workdir=runs/gp --model=tca
 
 trains on functions of an RBF process and evaluates on 48,000 fresh ones, of the same
-process or, with --kernel=matern52, of a rougher one. Some 40 minutes on two CPU cores;
+process or, with --kernel=matern52, of a rougher one. Less than an hour on a CPU core;
 what it reached is in results/gp_tca.json, and functions.png shows two predictions.
 """
 
@@ -46,7 +46,7 @@ class GPConfig(Config):
   num_frequencies: int = option(
     4, "Fourier features of the coordinates; the paper has none.", at_least=0
   )
-  num_steps: int = option(40_000, "Training steps.", at_least=1)
+  num_steps: int = option(100_000, "Training steps.", at_least=1)
   learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
   batch_size: int = option(8, "Functions a step, over all devices.", at_least=1)
   num_layers: int = option(6, "Transformer layers of the encoder.", at_least=0)

@@ -133,6 +133,11 @@ ROWS = (
   ),
   Row(task="Smart watch, by subject *", stem="activity_watch_{}", metric="accuracy"),
   Row(task="Elevation, windows *", stem="terrain_{}", metric="log_likelihood"),
+  Row(
+    task="Elevation of airports, windows *",
+    stem="terrain_airports_{}",
+    metric="log_likelihood",
+  ),
 )
 
 

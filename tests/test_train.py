@@ -221,6 +221,9 @@ def test_eight_devices_train_and_evaluate_as_one_does(tmp_path, cache_dir, finis
   checkpoints.export_params(workdir, copied)
   (workdir / "config.json").copy(copied / "config.json")
   _finish(_start(copied, cache_dir, mode="eval", devices=8))
+  _finish(_start(copied, cache_dir, f"--out={copied}", mode="paths", devices=8))
+  (more, *_) = json.loads((copied / "paths.json").read_text())["rows"]
+  assert more["accuracy"] == pytest.approx(finished[1]["accuracy"], rel=1e-5)
   on_eight = json.loads((copied / "eval.json").read_text())
   assert on_eight["device"].startswith("8 x")
   assert on_eight["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-4)

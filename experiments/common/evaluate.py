@@ -29,7 +29,8 @@ def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, float]:
 
   Args:
     task: what is evaluated.
-    params: the model's parameters, replicated over the local devices.
+    params: the model's parameters, replicated over the local devices that share a
+      batch, see `restore`.
 
   Returns:
     "log_likelihood"; "accuracy" of a classification; for TCA the same with
@@ -140,6 +141,17 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
   return eval_step
 
 
+def restore(task: task_lib.Task, workdir: epath.Path) -> tuple[int, typing.Any]:
+  """The step and parameters of a workdir's newest checkpoint, for `evaluate`.
+
+  Raises:
+    CheckpointError: if no checkpoint can be restored.
+  """
+  replicated, _ = train.shardings(task.config.batch_size, all_devices=False)
+  like = jax.device_put(train.init_params(task), replicated)
+  return checkpoints.restore_params(workdir, like)
+
+
 def evaluate_workdir(
   task: task_lib.Task, workdir: epath.Path, out: epath.Path | None = None
 ) -> dict[str, typing.Any]:
@@ -158,9 +170,7 @@ def evaluate_workdir(
   Raises:
     CheckpointError: if no checkpoint can be restored.
   """
-  replicated, _ = train.shardings(task.config.batch_size, all_devices=False)
-  like = jax.device_put(train.init_params(task), replicated)
-  step, params = checkpoints.restore_params(workdir, like)
+  step, params = restore(task, workdir)
   started = time.monotonic()
   result = evaluate(task, params)
   logged = metrics_lib.read_metrics(workdir)

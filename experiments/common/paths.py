@@ -5,12 +5,10 @@ import typing
 
 from etils import epath
 
-from experiments.common import checkpoints
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import measure
 from experiments.common import task as task_lib
-from experiments.common import train
 
 PATHS_FILE = "paths.json"
 NUM_PATHS = (1, 2, 4, 8)
@@ -39,7 +37,7 @@ def evaluate_paths(
     raise config_lib.ConfigError(
       f"only TCA follows paths, {workdir} holds the model {task.config.model!r}"
     )
-  step, params = checkpoints.restore_params(workdir, train.init_params(task))
+  step, params = evaluate.restore(task, workdir)
   metric, rows, reads, full = task.metric, [], {}, 0.0
   batch = next(task.eval_batches())
   index = task_lib.jitted(task, "index")

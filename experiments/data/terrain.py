@@ -182,7 +182,7 @@ def draw_windows(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws square windows around points, with points of all densities within them.
 
-  The share of all points that a window holds is log-uniform on [least, 1). So a
+  The share of all points that a window holds is log-uniform on (least, 1]. So a
   window of the whole map is seen through a few points of many, and one of `least`
   may be seen in full. The share is measured on 2,048 of the points.
 

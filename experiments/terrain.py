@@ -173,9 +173,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       of one size tell how far linear interpolation is off.
     """
     rows, grid = [], None
-    targets = jax.tree.map(
-      lambda x: x[: self.config.num_targets or None], self.terrain.held_out
-    )
+    targets = self.terrain.held_out.first(self.config.num_targets or None)
     num_queries = len(targets.coords)
     num_train = len(self.terrain.train.coords)
     sizes = sorted({min(size, num_train) for size in self.config.sizes})
@@ -183,7 +181,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     if self.config.model == "tca":
       reads["tca_full"] = "read_leaves"
     for size in sizes:
-      interpolation = self._interpolation_rmse(size, targets)
+      linear = interpolated(self.terrain.train.first(size), targets.coords)
+      interpolation = rmse(linear, targets.values, self.terrain.std)
       memory, build = self.index(params, size)
       for system, method in reads.items():
         output, num_read, seconds = self.predict(
@@ -228,7 +227,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       The memory, of one context, and "tree_seconds", "index_compile_seconds" and
       "index_seconds".
     """
-    context = jax.tree.map(lambda x: x[:num_context], self.terrain.train)
+    context = self.terrain.train.first(num_context)
     clock = _Clock()
     given = {}
     if self.config.model == "tca" and self.config.tree_order == "kd":
@@ -282,12 +281,6 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     seconds["read_seconds"] = clock.lap()
     return jax.tree.map(lambda x: x[0], output), num_read[0], seconds
 
-  def _interpolation_rmse(self, num_context: int, targets: terrain.Points) -> float:
-    """How far linear interpolation of the first training points is off, in metres."""
-    context = jax.tree.map(lambda x: x[:num_context], self.terrain.train)
-    errors = interpolated(context, targets.coords) - np.asarray(targets.values)
-    return self.terrain.std * float(np.sqrt(np.mean(errors**2)))
-
   def _grid(self) -> np.ndarray:
     """`[side * side, 2]`, places all over the map."""
     coords = np.asarray(self.terrain.train.coords)
@@ -305,7 +298,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     query = points.coords[0]
     prediction = task_lib.jitted(self, "read")(params, memory, query[None, None])
     nodes = plots.nodes_read(prediction.reading.walk, memory.tree, 0, 0)
-    context = jax.tree.map(lambda x: np.asarray(x[:num_context]), own.train)
+    context = jax.device_get(own.train.first(num_context))
     return plots.TerrainFit(
       coords=points.coords,
       truth=own.metres(points.values),
@@ -347,18 +340,29 @@ def scores(
     "log_likelihood", of standardised elevations; "rmse_metres"; and "coverage_50"
     and so on, see `evaluate.interval_coverage`.
   """
-  errors = np.asarray(output.mean - targets, np.float64)
   found = {
     "log_likelihood": objectives.gaussian_log_likelihood(
       output.mean, output.std, targets
     ).mean(),
-    "rmse_metres": elevation_std * np.sqrt(np.mean(errors**2)),
+    "rmse_metres": rmse(output.mean, targets, elevation_std),
   }
   for level in evaluate.INTERVALS:
     found[f"coverage_{level}"] = evaluate.interval_coverage(
       output.mean, output.std, targets, level / 100
     ).mean()
   return {name: float(score) for name, score in found.items()}
+
+
+def rmse(
+  predicted: jax.typing.ArrayLike, targets: jax.typing.ArrayLike, elevation_std: float
+) -> float:
+  """Metres by which predictions are off, of standardised elevations `[M, 1]`.
+
+  >>> rmse(np.array([[0.0], [1.0]]), np.array([[1.0], [0.0]]), 100.0)
+  100.0
+  """
+  errors = np.asarray(predicted, np.float64) - np.asarray(targets, np.float64)
+  return elevation_std * float(np.sqrt(np.mean(errors**2)))
 
 
 def interpolated(context: terrain.Points, coords: jax.typing.ArrayLike) -> np.ndarray:

@@ -48,6 +48,10 @@ class Points:
   coords: jax.Array
   values: jax.Array
 
+  def first(self, count: int | None) -> "Points":
+    """As many of them; None: all."""
+    return jax.tree.map(lambda x: x[:count], self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Terrain:

@@ -100,12 +100,7 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
     self._train, self._evaluated = (
       jax.tree.map(jnp.asarray, parts[name]) for name in ("train", config.eval_split)
     )
-    num_train = self._train.labels.shape[0]
-    if config.batch_size > num_train:
-      raise ConfigError(
-        f"batch_size must be at most the {num_train} segments to train on, got"
-        f" {config.batch_size}"
-      )
+    task_lib.check_batch_size(config.batch_size, len(self._train.labels), "segments")
     dtype = jnp.dtype(config.dtype)
     self.model = task_lib.build_model(
       config,

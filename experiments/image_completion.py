@@ -20,6 +20,7 @@ it read.
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import types
 import typing
 
@@ -124,6 +125,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
     self._set = image_sets.IMAGE_SETS[config.dataset]
     dtype = jnp.dtype(config.dtype)
     train_images = self._load("train", self._set.seen)
+    task_lib.check_batch_size(config.batch_size, len(train_images), "images")
     self._train_images = jnp.asarray(train_images)
     # As published for EMNIST and CelebA. Photographs hold patches of a single colour,
     # which a std without a bound would predict ever more surely.
@@ -154,12 +156,13 @@ class ImageTask(task_lib.Task[ImageConfig]):
     return self._move(move_rng, batch) if moved else batch
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
-    test, config = self.test_images(), self.config
+    test, config = self.test_images, self.config
     batches = task_lib.batch_indices(len(test), config.batch_size, config.eval_batches)
     for i, (index, new) in enumerate(batches):
       batch = self._sample(self.key("eval", i), test[index])
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
+  @functools.cached_property
   def test_images(self) -> np.ndarray:
     """`[n, H, W, E]` uint8, the held-out images that the evaluation takes."""
     config = self.config
@@ -168,7 +171,7 @@ class ImageTask(task_lib.Task[ImageConfig]):
   def draw(self, params: typing.Any, folder: epath.Path) -> None:
     """Draws completion.png: four images completed by TCA, and what it read."""
     if self.config.model == "tca":
-      test = self.test_images()
+      test = self.test_images
       chosen = test[np.linspace(0, len(test) - 1, 4).astype(int)]
       plots.plot_completions(self._complete(params, chosen), folder / FIGURE)
 

@@ -119,6 +119,12 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.config = config
     self.max_context = config.num_context
     self.terrain = terrain.load(config.dataset)
+    most = len(self.terrain.train.coords) - terrain.NUM_TARGETS
+    if config.num_context > most:
+      raise ConfigError(
+        f"num_context must be at most {most:,}, as {terrain.NUM_TARGETS} of the points"
+        f" to train on are targets; got {config.num_context:,}"
+      )
     dtype = jnp.dtype(config.dtype)
     self.model = task_lib.build_model(
       config,

@@ -71,6 +71,13 @@ def test_evaluation_sees_every_held_out_digit_once(data_dir):
   chex.assert_trees_all_equal(task.train_batch(4), few.train_batch(4))
 
 
+def test_more_than_there_is_to_train_on_is_refused(data_dir):
+  config = image_completion.ImageConfig(data_dir=data_dir, batch_size=2001)
+  message = "at most the 2,000 images to train on, got 2,001"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    image_completion.ImageTask(config)
+
+
 def test_unseen_classes_are_evaluated_and_never_trained_on(data_dir):
   config = image_completion.ImageConfig(data_dir=data_dir)
   seen, unseen = (
@@ -78,7 +85,7 @@ def test_unseen_classes_are_evaluated_and_never_trained_on(data_dir):
     for unseen in (False, True)
   )
   chex.assert_trees_all_equal(seen.train_batch(0), unseen.train_batch(0))
-  digits = np.concatenate([seen.test_images(), unseen.test_images()])
+  digits = np.concatenate([seen.test_images, unseen.test_images])
   assert len({image.tobytes() for image in digits}) == len(digits) == 1000
 
 

@@ -268,6 +268,13 @@ def test_bad_options_are_named(change, message):
     terrain_task.TerrainConfig(**change)
 
 
+def test_more_context_than_the_map_has_is_refused():
+  too_many = dataclasses.replace(TINY, num_context=22_508)
+  message = "num_context must be at most 22,507, as 128 of .*; got 22,508"
+  with pytest.raises(ConfigError, match=message):
+    terrain_task.TerrainTask(too_many)
+
+
 def test_the_paper_recipe_has_no_encoder_here():
   config = terrain_task.TerrainConfig.paper()
   assert (config.num_layers, config.num_frequencies) == (0, 0)

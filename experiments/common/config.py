@@ -229,9 +229,11 @@ def with_given_flags(config: ConfigType) -> ConfigType:
   for field in dataclasses.fields(config):
     trained = getattr(config, field.name)
     if field.metadata["recipe"] and given.get(field.name, trained) != trained:
+      own = flags.FLAGS[field.name].present
+      option_given = f"--{field.name}" if own else f"--recipe=paper: {field.name}"
       raise ConfigError(
-        f"--{field.name}={given[field.name]} contradicts the workdir, which was"
-        f" trained with {trained!r}; leave it out"
+        f"{option_given}={given[field.name]} contradicts the workdir, which was trained"
+        f" with {trained!r}; leave it out"
       )
   return dataclasses.replace(config, **given)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.config import Config
+from experiments.common.config import ConfigError
 from experiments.common.config import ConfigType
 import tca_jax
 from tca_jax import objectives
@@ -90,6 +91,15 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
     names = ("train", "eval", "init")
     return jax.random.fold_in(
       jax.random.fold_in(jax.random.key(seed), names.index(stream)), i
+    )
+
+
+def check_batch_size(batch_size: int, num_examples: int, examples: str) -> None:
+  """Raises ConfigError if a batch of distinct examples is more than there are."""
+  if batch_size > num_examples:
+    raise ConfigError(
+      f"batch_size must be at most the {num_examples:,} {examples} to train on, got"
+      f" {batch_size:,}"
     )
 
 

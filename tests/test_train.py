@@ -261,7 +261,8 @@ def test_a_recipe_sets_the_options_that_are_not_given(tmp_path, cache_dir):
     **small
   )
   _finish(_start(workdir, cache_dir, mode="eval"))
-  output = _finish(_start(workdir, cache_dir, "--recipe=paper", mode="eval"), code=1)
+  wrong = ("--recipe=paper", "--learning_rate=1")
+  output = _finish(_start(workdir, cache_dir, *wrong, mode="eval"), code=1)
   assert "--recipe=paper: num_steps=100000 contradicts the workdir" in output
 
 

@@ -12,8 +12,9 @@ the model what it meets there. No system has an encoder, as one would attend fro
 token to every other. About a quarter of an hour on a CPU core; what it reached is in
 results/terrain_tca.json.
 
---dataset=airports is a map of irregular points, whose elevations have outliers: it takes
---learning_rate=2e-3, as with the default the policy collapses.
+--dataset=airports is a map of irregular points, most of them in America, whose elevations
+are on a scale that is logarithmic above 100 m. It takes --whole_map=0.5, as few windows
+would be as wide and as sparse as the world is.
 """
 
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ class TerrainConfig(Config):
   dataset: str = option("fault", "The map.", choices=terrain.DATASETS)
   num_context: int = option(
     512, "The most context points of a window.", at_least=terrain.MIN_CONTEXT
+  )
+  whole_map: float = option(
+    0.0,
+    "The share of windows that are the whole map at the end of training; it grows from 0.",
+    at_least=0,
+    below=1,
   )
   num_frequencies: int = option(
     9, "Fourier features of the coordinates; the paper has none.", at_least=0
@@ -140,19 +147,24 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
   def train_batch(self, step: int) -> task_lib.Batch:
     key = jax.random.fold_in(self.key("train", step), 0)
     draw_rng, move_rng = jax.random.split(key)
-    return self._move(move_rng, self._draw(draw_rng, None))
+    # Small windows first: what is near can be learnt there soonest.
+    whole_map = self.config.whole_map * step / self.config.num_steps
+    return self._move(move_rng, self._draw(draw_rng, None, whole_map))
 
   def eval_batches(self) -> Iterator[task_lib.Batch]:
     for i in range(self.config.eval_batches):
       yield self._draw(self.key("eval", i), self.terrain.held_out)
 
-  def _draw(self, key: jax.Array, held_out: terrain.Points | None) -> task_lib.Batch:
+  def _draw(
+    self, key: jax.Array, held_out: terrain.Points | None, whole_map: float = 0.0
+  ) -> task_lib.Batch:
     return self._sample(
       key,
       self.terrain.train,
       held_out,
       batch_size=self.config.batch_size,
       num_context=self.config.num_context,
+      whole_map=whole_map,
     )
 
   def draw(self, params: typing.Any, folder: epath.Path) -> None:
@@ -179,16 +191,19 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       of one size tell how far linear interpolation is off.
     """
     rows, grid = [], None
-    targets = self.terrain.held_out.first(self.config.num_targets or None)
+    own = self.terrain
+    targets = own.held_out.first(self.config.num_targets or None)
+    truth = own.metres(targets.values)
     num_queries = len(targets.coords)
-    num_train = len(self.terrain.train.coords)
+    num_train = len(own.train.coords)
     sizes = sorted({min(size, num_train) for size in self.config.sizes})
     reads = {self.config.model: "read"}
     if self.config.model == "tca":
       reads["tca_full"] = "read_leaves"
     for size in sizes:
-      linear = interpolated(self.terrain.train.first(size), targets.coords)
-      interpolation = rmse(linear, targets.values, self.terrain.std)
+      context = own.train.first(size)
+      linear = interpolated(context.coords, own.metres(context.values), targets.coords)
+      interpolation = rmse(linear, truth)
       memory, build = self.index(params, size)
       for system, method in reads.items():
         output, num_read, seconds = self.predict(
@@ -197,7 +212,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
         num_read = float(np.mean(num_read))
         rows.append(
           dict(system=system, num_context=size, num_queries=num_queries)
-          | scores(output, targets.values, self.terrain.std)
+          | scores(output, targets.values)
+          | dict(rmse_metres=rmse(own.metres(output.mean, output.std), truth))
           | dict(interpolation_rmse_metres=interpolation)
           | dict(tokens_read=num_read, tokens_fraction=num_read / size)
           | dict(us_per_query=1e6 * seconds["read_seconds"] / num_queries)
@@ -213,7 +229,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     content = {
       "rows": rows,
       "grid": grid,
-      "elevation_std": self.terrain.std,
+      "elevation_std": float(np.std(own.metres(own.train.values))),
       **measure.provenance(),
       "config": dataclasses.asdict(self.config),
     }
@@ -305,11 +321,12 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     prediction = task_lib.jitted(self, "read")(params, memory, query[None, None])
     nodes = plots.nodes_read(prediction.reading.walk, memory.tree, 0, 0)
     context = jax.device_get(own.train.first(num_context))
+    high, low = (own.metres(output.mean + x * output.std) for x in (1, -1))
     return plots.TerrainFit(
       coords=points.coords,
       truth=own.metres(points.values),
-      mean=own.metres(output.mean),
-      std=own.std * np.asarray(output.std)[:, 0],
+      mean=own.metres(output.mean, output.std),
+      std=(high - low) / 2,
       context=context.coords,
       context_values=own.metres(context.values),
       query=query,
@@ -332,25 +349,21 @@ class _Clock:
     return self._started - last
 
 
-def scores(
-  output: tca_jax.Gaussian, targets: jax.Array, elevation_std: float
-) -> dict[str, float]:
+def scores(output: tca_jax.Gaussian, targets: jax.Array) -> dict[str, float]:
   """How good predictions of standardised elevations are.
 
   Args:
     output: `[M, 1]`.
     targets: `[M, 1]`.
-    elevation_std: metres that a standardised elevation of 1 stands for.
 
   Returns:
-    "log_likelihood", of standardised elevations; "rmse_metres"; and "coverage_50"
-    and so on, see `evaluate.interval_coverage`.
+    "log_likelihood", of standardised elevations, and "coverage_50" and so on, see
+    `evaluate.interval_coverage`.
   """
   found = {
     "log_likelihood": objectives.gaussian_log_likelihood(
       output.mean, output.std, targets
     ).mean(),
-    "rmse_metres": rmse(output.mean, targets, elevation_std),
   }
   for level in evaluate.INTERVALS:
     found[f"coverage_{level}"] = evaluate.interval_coverage(
@@ -359,35 +372,36 @@ def scores(
   return {name: float(score) for name, score in found.items()}
 
 
-def rmse(
-  predicted: jax.typing.ArrayLike, targets: jax.typing.ArrayLike, elevation_std: float
-) -> float:
-  """Metres by which predictions are off, of standardised elevations `[M, 1]`.
+def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
+  """The root of the mean squared error.
 
-  >>> rmse(np.array([[0.0], [1.0]]), np.array([[1.0], [0.0]]), 100.0)
+  >>> rmse(np.array([0.0, 100.0]), np.array([100.0, 0.0]))
   100.0
   """
-  errors = np.asarray(predicted, np.float64) - np.asarray(targets, np.float64)
-  return elevation_std * float(np.sqrt(np.mean(errors**2)))
+  errors = predicted.astype(np.float64) - truth.astype(np.float64)
+  return float(np.sqrt(np.mean(errors**2)))
 
 
-def interpolated(context: terrain.Points, coords: jax.typing.ArrayLike) -> np.ndarray:
-  """Linear interpolation within the context's triangles; outside, its nearest point.
+def interpolated(
+  points: jax.typing.ArrayLike, values: np.ndarray, coords: jax.typing.ArrayLike
+) -> np.ndarray:
+  """Linear interpolation within the points' triangles; outside, the nearest point.
 
   Args:
-    context: `[N, ...]`, three points at least that are not on one line.
+    points: `[N, 2]`, three at least that are not on one line.
+    values: `[N]`.
     coords: `[M, 2]`.
 
   Returns:
-    `[M, 1]`.
+    `[M]`.
 
-  >>> coords = np.array([[0, 0], [1, 0], [0, 1]])
-  >>> context = terrain.Points(coords=coords, values=np.array([[0], [2], [4]]))
-  >>> interpolated(context, np.array([[0.5, 0.5], [0, 9]])).tolist()
-  [[3.0], [4.0]]
+  >>> points = np.array([[0, 0], [1, 0], [0, 1]])
+  >>> coords = np.array([[0.5, 0.5], [0, 9]])
+  >>> interpolated(points, np.array([0, 2, 4]), coords).tolist()
+  [3.0, 4.0]
   """
   linear, nearest = (
-    method(np.asarray(context.coords), np.asarray(context.values))(np.asarray(coords))
+    method(np.asarray(points), values)(np.asarray(coords))
     for method in (interpolate.LinearNDInterpolator, interpolate.NearestNDInterpolator)
   )
   return np.where(np.isnan(linear), nearest, linear)

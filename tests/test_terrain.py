@@ -115,11 +115,30 @@ def test_a_fifth_is_held_out_for_good(maps):
   truth = _by_place(coords, elevation)
   for part in (found.train, found.held_out):
     expected = [truth[place.tobytes()] for place in np.asarray(part.coords)]
-    np.testing.assert_allclose(found.metres(part.values), expected, atol=0.01)
+    np.testing.assert_allclose(found.metres(part.values), expected, 1e-5, atol=0.01)
   # Random order: the first tenth spreads as the whole.
   tenth = found.train.coords[: n // 10].std(0) / found.train.coords.std(0)
   np.testing.assert_allclose(tenth, 1, atol=0.05)
   chex.assert_trees_all_equal(terrain.load(name).train, found.train)
+
+
+def test_elevations_of_airports_have_no_outliers_on_their_scale():
+  fault, airports = (terrain.load(name) for name in terrain.DATASETS)
+  assert fault.bend is None and airports.bend == 100
+  metres = airports.metres(airports.train.values)
+  metres = (metres - metres.mean()) / metres.std()
+  assert np.abs(metres).max() > 8 and np.abs(airports.train.values).max() < 4
+  # About linear below 100 m, logarithmic above.
+  level = (np.arcsinh([0.0, 0.1, 20.0, 40.0]) - airports.mean) / airports.std
+  np.testing.assert_allclose(
+    airports.metres(level[:, None]), [0, 10, 2000, 4000], rtol=1e-5, atol=1e-3
+  )
+  sample = level[2] + 0.5 * np.random.default_rng(0).normal(size=(200_000, 1))
+  mean = airports.metres(level[2:3, None], 0.5)
+  assert mean > 2100 and mean == pytest.approx(airports.metres(sample).mean(), rel=0.01)
+  zero, ten, high, higher = level * airports.std
+  assert ten - zero == pytest.approx(0.1, rel=0.01)
+  assert higher - high == pytest.approx(np.log(2), rel=0.01)
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -147,6 +166,29 @@ def test_windows_hold_shares_of_all_sizes(maps):
   # On a logarithmic scale, shares are uniform from the least one to 1.
   assert stats.kstest(np.log(inside) / np.log(least), "uniform").statistic < 0.08
   assert 0.3 * least < min(inside) < 2 * least and max(inside) > 0.9
+
+
+def test_some_windows_of_training_are_the_whole_map(tiny):
+  def narrow(task):
+    """Of 160 windows, those that span less than a quarter of the map."""
+    found = []
+    for step in range(20):
+      batch = task.train_batch(step * 4)
+      places = np.concatenate([batch.coords, batch.query_coords], axis=1)
+      found.append(np.ptp(places, axis=1).max(1) < whole / 4)
+    return np.concatenate(found)
+
+  whole = np.ptp(tiny.terrain.train.coords, axis=0).max()
+  config = dataclasses.replace(TINY, batch_size=8)
+  plain, half = (
+    terrain_task.TerrainTask(dataclasses.replace(config, whole_map=share))
+    for share in (0.0, 0.5)
+  )
+  before, after = narrow(plain), narrow(half)
+  assert before.mean() > 0.5
+  # The others are as they were.
+  assert not np.any(after & ~before) and 0.35 < after.sum() / before.sum() < 0.65
+  chex.assert_trees_all_equal(next(half.eval_batches()), next(plain.eval_batches()))
 
 
 def test_points_are_drawn_within_their_window():
@@ -256,6 +298,7 @@ def test_training_never_sees_held_out_points(monkeypatch):
   [
     (dict(dataset="mars"), r"dataset must be one of \('fault', 'airports'\)"),
     (dict(num_context=15), "num_context must be at least 16, got 15"),
+    (dict(whole_map=1.0), "whole_map must be below 1.*, got 1.0"),
     (dict(num_layers=2), "num_layers must be 0, .*; got 2"),
     (dict(tree_order="given"), "'given' has no meaning"),
     (dict(context_sizes="99,15"), "must be integers of at least 16 .*got '99,15'"),
@@ -281,12 +324,9 @@ def test_the_paper_recipe_has_no_encoder_here():
   assert config.baseline == "constant" and config.share_policy
 
 
-def _expected_scores(mean, std, targets, metres):
+def _expected_scores(mean, std, targets):
   """The slow twin."""
-  found = {
-    "log_likelihood": stats.norm.logpdf(targets, mean, std).mean(),
-    "rmse_metres": metres * np.mean((mean - targets) ** 2) ** 0.5,
-  }
+  found = {"log_likelihood": stats.norm.logpdf(targets, mean, std).mean()}
   for level in (50, 90, 95):
     low, high = stats.norm.interval(level / 100, mean, std)
     found[f"coverage_{level}"] = np.mean((low <= targets) & (targets <= high))
@@ -297,8 +337,8 @@ def test_scores_are_those_of_scipy(rng):
   mean, targets = rng.normal(size=(2, 500, 1)).astype(np.float32)
   std = rng.uniform(0.5, 2, mean.shape).astype(np.float32)
   output = tca_jax.Gaussian(mean=mean, std=std)
-  found = terrain_task.scores(output, targets, 200.0)
-  expected = _expected_scores(mean, std, targets, 200.0)
+  found = terrain_task.scores(output, targets)
+  expected = _expected_scores(mean, std, targets)
   assert found.keys() == expected.keys()
   for name, score in expected.items():
     assert found[name] == pytest.approx(score, abs=2e-3 if "cov" in name else 1e-4)
@@ -361,21 +401,29 @@ def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):
     methods = "read", "read_leaves"
     return [apply(memory, held_out.coords[None], method=m).output for m in methods]
 
-  held_out = jax.tree.map(lambda x: np.asarray(x[:500]), tiny.terrain.held_out)
+  held_out = jax.tree.map(np.asarray, tiny.terrain.held_out.first(500))
+
+  def metres(values):  # of airports: elevations are asinh(metres / 100), standardised
+    return 100 * np.sinh(tiny.terrain.mean + tiny.terrain.std * values[..., 0])
+
   for row, output in zip(rows, predict(params), strict=False):
     mean, std = np.asarray(output.mean[0]), np.asarray(output.std[0])
-    expected = _expected_scores(mean, std, held_out.values, tiny.terrain.std)
+    expected = _expected_scores(mean, std, held_out.values)
+    truth = metres(held_out.values)
+    # The mean of sinh of a Gaussian is exp(std^2 / 2) that of its mean.
+    predicted = metres(mean) * np.exp((tiny.terrain.std * std[:, 0]) ** 2 / 2)
+    expected["rmse_metres"] = np.mean((predicted - truth) ** 2) ** 0.5
     assert row["num_queries"] == 500
     triangles = interpolate.griddata(
-      context.coords[0], context.values[0, :, 0], held_out.coords
+      context.coords[0], metres(context.values[0]), held_out.coords
     )
     outside = np.isnan(triangles)
     distance = np.linalg.norm(held_out.coords[:, None] - context.coords[0], axis=-1)
-    nearest = np.asarray(context.values[0, :, 0])[distance.argmin(axis=1)]
-    errors = np.where(outside, nearest, triangles) - held_out.values[:, 0]
+    nearest = metres(np.asarray(context.values[0]))[distance.argmin(axis=1)]
+    errors = np.where(outside, nearest, triangles) - truth
     assert 0 < outside.sum() < 500
     assert row["interpolation_rmse_metres"] == pytest.approx(
-      tiny.terrain.std * np.mean(errors**2) ** 0.5, rel=1e-3
+      np.mean(errors**2) ** 0.5, rel=1e-3
     )
     for name, score in expected.items():
       assert row[name] == pytest.approx(score, rel=1e-3, abs=2e-3)

@@ -34,6 +34,9 @@ _SOURCES = {
   "airports": ("airportsdata", "airports.csv", "airportsdata==20260905"),
 }
 DATASETS = tuple(_SOURCES)
+# Elevations with outliers are learnt as asinh(elevation / so many metres): about linear
+# up to there, logarithmic above.
+_BEND = {"airports": 100.0}
 
 
 @chex.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Points:
 
   Attributes:
     coords: `[n, 2]` float32, east and north.
-    values: `[n, 1]` float32, the elevation, standardised by the training points'.
+    values: `[n, 1]` float32, the elevation on the scale of `Terrain`.
   """
 
   coords: jax.Array
@@ -60,8 +63,11 @@ class Terrain:
   Attributes:
     train: its `Points` to learn from and to give as context.
     held_out: those that are only ever predicted, in evaluations.
-    mean: of the training points' elevations, metres.
+    mean: of the training points' elevations, which standardises all: in metres, or if
+      there is a bend, of asinh(elevation / bend).
     std: of the same.
+    bend: metres above which the scale of elevations is about logarithmic; None: it is
+      linear.
     pixel: the side of a pixel in pictures of the map, in units of the coordinates.
   """
 
@@ -69,11 +75,26 @@ class Terrain:
   held_out: Points
   mean: float
   std: float
+  bend: float | None
   pixel: float
 
-  def metres(self, values: jax.typing.ArrayLike) -> np.ndarray:
-    """Elevations `[n, 1]` as `Points` hold them, in metres, `[n]`."""
-    return self.mean + self.std * np.asarray(values)[:, 0]
+  def metres(
+    self, values: jax.typing.ArrayLike, std: jax.typing.ArrayLike = 0.0
+  ) -> np.ndarray:
+    """Elevations in metres.
+
+    Args:
+      values: `[n, 1]`, on the scale of `Points`.
+      std: `[n, 1]`, of Gaussians around these values; 0: they are certain.
+
+    Returns:
+      `[n]`, the means.
+    """
+    values, std = (self.std * np.asarray(x) for x in np.broadcast_arrays(values, std))
+    elevation = self.mean + values[:, 0]
+    if not self.bend:
+      return elevation
+    return self.bend * np.exp(std[:, 0] ** 2 / 2) * np.sinh(elevation)
 
 
 def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -122,6 +143,9 @@ def load(dataset: str) -> Terrain:
     DataError: if the data cannot be found.
   """
   coords, elevation, pixel = load_points(dataset)
+  bend = _BEND.get(dataset)
+  if bend:
+    elevation = np.arcsinh(elevation / bend)
   order = np.random.default_rng(_SPLIT_SEED).permutation(len(coords))
   held_out, train = np.split(order, [int(HELD_OUT * len(coords))])
   mean = float(np.mean(elevation[train], dtype=np.float64))
@@ -132,7 +156,12 @@ def load(dataset: str) -> Terrain:
     return Points(coords=jnp.asarray(coords[index]), values=jnp.asarray(values[index]))
 
   return Terrain(
-    train=take(train), held_out=take(held_out), mean=mean, std=std, pixel=pixel
+    train=take(train),
+    held_out=take(held_out),
+    mean=mean,
+    std=std,
+    bend=bend,
+    pixel=pixel,
   )
 
 
@@ -142,6 +171,7 @@ def sample(
   held_out: Points | None,
   batch_size: int,
   num_context: int,
+  whole_map: jax.typing.ArrayLike = 0.0,
 ) -> Batch:
   """Draws windows of the map, and context and target points of each.
 
@@ -154,6 +184,7 @@ def sample(
     held_out: the `Points` that targets are drawn from; None means train.
     batch_size: B.
     num_context: N, at least 16.
+    whole_map: the share of windows that hold all points.
 
   Returns:
     A `Batch` with M = 128, C = 2 and E = 1.
@@ -161,6 +192,9 @@ def sample(
   window_rng, size_rng, context_rng, target_rng = jax.random.split(rng, 4)
   least = min((num_context + NUM_TARGETS) / len(train.coords), 1)
   centre, reach = draw_windows(window_rng, train.coords, batch_size, least)
+  whole_rng = jax.random.fold_in(window_rng, 0)
+  whole = jax.random.bernoulli(whole_rng, whole_map, (batch_size,))
+  reach = jnp.where(whole, jnp.inf, reach)
   if held_out is None:
     chosen = draw_points(
       context_rng, train.coords, centre, reach, NUM_TARGETS + num_context

@@ -168,27 +168,29 @@ def test_windows_hold_shares_of_all_sizes(maps):
   assert 0.3 * least < min(inside) < 2 * least and max(inside) > 0.9
 
 
-def test_some_windows_of_training_are_the_whole_map(tiny):
-  def narrow(task):
+def test_more_and_more_windows_of_training_are_the_whole_map(tiny):
+  def narrow(task, first):
     """Of 160 windows, those that span less than a quarter of the map."""
     found = []
-    for step in range(20):
-      batch = task.train_batch(step * 4)
+    for step in range(first, first + 20):
+      batch = task.train_batch(step)
       places = np.concatenate([batch.coords, batch.query_coords], axis=1)
       found.append(np.ptp(places, axis=1).max(1) < whole / 4)
     return np.concatenate(found)
 
   whole = np.ptp(tiny.terrain.train.coords, axis=0).max()
-  config = dataclasses.replace(TINY, batch_size=8)
-  plain, half = (
+  config = dataclasses.replace(TINY, batch_size=8, num_steps=2000)
+  plain, growing = (
     terrain_task.TerrainTask(dataclasses.replace(config, whole_map=share))
-    for share in (0.0, 0.5)
+    for share in (0.0, 0.8)
   )
-  before, after = narrow(plain), narrow(half)
-  assert before.mean() > 0.5
-  # The others are as they were.
-  assert not np.any(after & ~before) and 0.35 < after.sum() / before.sum() < 0.65
-  chex.assert_trees_all_equal(next(half.eval_batches()), next(plain.eval_batches()))
+  for first, left in (0, 1.0), (1000, 0.6), (1980, 0.2):
+    before, after = narrow(plain, first), narrow(growing, first)
+    assert before.mean() > 0.5
+    # The others are as they were.
+    assert not np.any(after & ~before)
+    assert after.sum() / before.sum() == pytest.approx(left, abs=0.12)
+  chex.assert_trees_all_equal(next(growing.eval_batches()), next(plain.eval_batches()))
 
 
 def test_points_are_drawn_within_their_window():

@@ -134,8 +134,12 @@ def test_elevations_of_airports_have_no_outliers_on_their_scale():
     airports.metres(level[:, None]), [0, 10, 2000, 4000], rtol=1e-5, atol=1e-3
   )
   sample = level[2] + 0.5 * np.random.default_rng(0).normal(size=(200_000, 1))
-  mean = airports.metres(level[2:3, None], 0.5)
-  assert mean > 2100 and mean == pytest.approx(airports.metres(sample).mean(), rel=0.01)
+  sample = airports.metres(sample)
+  (mean,), (std,) = airports.moments(level[2:3, None], np.full((1, 1), 0.5))
+  assert mean > 2100 and mean == pytest.approx(sample.mean(), rel=0.01)
+  assert std > 1000 and std == pytest.approx(sample.std(), rel=0.02)
+  mean, std = fault.moments(np.array([[1.0]]), np.array([[2.0]]))
+  assert mean == fault.mean + fault.std and std == 2 * fault.std
   zero, ten, high, higher = level * airports.std
   assert ten - zero == pytest.approx(0.1, rel=0.01)
   assert higher - high == pytest.approx(np.log(2), rel=0.01)

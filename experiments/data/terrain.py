@@ -78,23 +78,31 @@ class Terrain:
   bend: float | None
   pixel: float
 
-  def metres(
-    self, values: jax.typing.ArrayLike, std: jax.typing.ArrayLike = 0.0
-  ) -> np.ndarray:
-    """Elevations in metres.
+  def metres(self, values: jax.typing.ArrayLike) -> np.ndarray:
+    """Elevations `[n, 1]` as `Points` hold them, in metres, `[n]`."""
+    elevation = self.mean + self.std * np.asarray(values)[:, 0]
+    return self.bend * np.sinh(elevation) if self.bend else elevation
+
+  def moments(
+    self, mean: jax.typing.ArrayLike, std: jax.typing.ArrayLike
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the std, in metres, of elevations that are Gaussian on the scale.
 
     Args:
-      values: `[n, 1]`, on the scale of `Points`.
-      std: `[n, 1]`, of Gaussians around these values; 0: they are certain.
+      mean: `[n, 1]`, on the scale of `Points`.
+      std: `[n, 1]`.
 
     Returns:
-      `[n]`, the means.
+      Both `[n]`.
     """
-    values, std = (self.std * np.asarray(x) for x in np.broadcast_arrays(values, std))
-    elevation = self.mean + values[:, 0]
+    std = self.std * np.asarray(std)[:, 0]
     if not self.bend:
-      return elevation
-    return self.bend * np.exp(std[:, 0] ** 2 / 2) * np.sinh(elevation)
+      return self.metres(mean), std
+    twice = 2 * (self.mean + self.std * np.asarray(mean)[:, 0])
+    growth = np.exp(std**2)
+    # Of sinh of a Gaussian.
+    variance = (growth - 1) * (growth * np.cosh(twice) + 1) / 2
+    return np.sqrt(growth) * self.metres(mean), self.bend * np.sqrt(variance)
 
 
 def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -189,10 +197,9 @@ def sample(
   Returns:
     A `Batch` with M = 128, C = 2 and E = 1.
   """
-  window_rng, size_rng, context_rng, target_rng = jax.random.split(rng, 4)
+  window_rng, size_rng, context_rng, target_rng, whole_rng = jax.random.split(rng, 5)
   least = min((num_context + NUM_TARGETS) / len(train.coords), 1)
   centre, reach = draw_windows(window_rng, train.coords, batch_size, least)
-  whole_rng = jax.random.fold_in(window_rng, 0)
   whole = jax.random.bernoulli(whole_rng, whole_map, (batch_size,))
   reach = jnp.where(whole, jnp.inf, reach)
   if held_out is None:

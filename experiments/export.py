@@ -44,7 +44,9 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
   configs = [evaluated["config"]]
   if scaling.exists():
     configs.append(json.loads(scaling.read_text())["config"])
-  if configs.count(trained) < len(configs) or evaluated["step"] != trained["num_steps"]:
+  # An option that is newer than the run has its default, which is what was.
+  same = all(trained == {key: x.get(key) for key in trained} for x in configs)
+  if not same or evaluated["step"] != trained["num_steps"]:
     raise checkpoints.CheckpointError(
       f"{result} is of another step or of other flags than the run's; run its"
       " command again"

@@ -294,6 +294,31 @@ def test_a_bad_file_leaves_nothing_prepared(tmp_path):
     activity.load_segments("uci", "person", tmp_path / "data", tmp_path)
 
 
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_a_file_that_is_not_whole_or_another_is_named(dataset, tmp_path):
+  _write(tmp_path, dataset, _walks(("A01",), 100))
+  path = tmp_path / LAYOUTS[dataset].FILE
+  whole = path.read_bytes()
+  broken = [b"PK\x03\x04\xff\xfe"]
+  if path.suffix == ".gz":
+    broken += [whole[: len(whole) // 2], whole[:40] + b"?" * 9 + whole[49:]]
+  for content in broken:
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read \(.*again"):
+      activity.load_recordings(dataset, tmp_path / "data", tmp_path)
+  path.write_bytes(whole)
+  assert len(activity.load_recordings(dataset, tmp_path / "data", tmp_path)) == 1
+
+
+def test_what_a_stopped_preparation_left_is_not_used(tmp_path):
+  _write(tmp_path, "uci", _walks(("A01",), 100))
+  left = tmp_path / "data" / "person_activity" / "1.0.0"
+  left.mkdir(parents=True)
+  (left / "person_activity-recordings.array_record-00000-of-00001").write_bytes(b"half")
+  (recording,) = activity.load_recordings("uci", tmp_path / "data", tmp_path)
+  assert len(recording.time) == 100
+
+
 def _task(folder, **options):
   config = activity_task.ActivityConfig(
     data_dir=str(folder / "data"), manual_dir=str(folder), **options

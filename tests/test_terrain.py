@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import airportsdata
 import chex
@@ -17,6 +18,7 @@ from scipy import stats
 
 from experiments import export
 from experiments import terrain as terrain_task
+from experiments.common import checkpoints
 from experiments.common import evaluate
 from experiments.common import plots
 from experiments.common import train
@@ -389,6 +391,20 @@ def test_export_keeps_the_scaling_too(finished, tmp_path):
   assert (tmp_path / "checkpoints" / "terrain_x" / "config.json").exists()
   (epath.Path(tmp_path) / "checkpoints" / "terrain_x" / "checkpoints").rmtree()
   export.export(workdir, "terrain_x", epath.Path(tmp_path))  # half of it was there
+
+
+def test_export_takes_a_run_that_is_older_than_an_option(finished, tmp_path):
+  old = epath.Path(tmp_path) / "run"
+  shutil.copytree(finished[0], old)
+  config = json.loads((old / "config.json").read_text())
+  del config["whole_map"]
+  (old / "config.json").write_text(json.dumps(config))
+  export.export(old, "terrain_x", epath.Path(tmp_path))
+  (old / "config.json").write_text(json.dumps(config | {"seed": 1}))
+  with pytest.raises(
+    checkpoints.CheckpointError, match="of other flags than the run's"
+  ):
+    export.export(old, "terrain_y", epath.Path(tmp_path))
 
 
 def test_large_contexts_are_scored_as_a_plain_forward_pass_is(finished, tiny):

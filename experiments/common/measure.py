@@ -1,6 +1,7 @@
 """Timing side by side, tables, and where a figure comes from."""
 
 from collections.abc import Callable
+import os
 import pathlib
 import statistics
 import sys
@@ -12,6 +13,7 @@ import jax
 from experiments.common import metrics
 
 _WARM_UP = 0.005  # seconds
+_KNOWS_CORES = hasattr(os, "sched_getaffinity")  # those that the process may use
 
 
 def interleaved(
@@ -50,12 +52,13 @@ def interleaved(
   return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def provenance() -> dict[str, str | None]:
-  """The command, commit and device that a figure's JSON names."""
+def provenance() -> dict[str, str | int | None]:
+  """The command, commit, device and CPU cores that a figure's JSON names."""
   return {
     "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
     "commit": metrics.git_commit(),
     "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+    "cores": len(os.sched_getaffinity(0)) if _KNOWS_CORES else os.cpu_count(),
   }
 
 

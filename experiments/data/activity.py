@@ -15,6 +15,7 @@ import math
 import pathlib
 import re
 import typing
+import zlib
 
 import chex
 from etils import epath
@@ -187,8 +188,14 @@ class PersonActivity(_Recordings):
   def _recordings(self, dl_manager) -> list[Recording]:
     source = self.find_source(dl_manager.manual_dir)
     opened = gzip.open if source.suffix == ".gz" else open
-    with opened(source, "rt", encoding="utf-8") as lines:
-      return read_recordings(lines, self.COLUMNS, self.HAS_HEADER, self.FILE)
+    try:
+      with opened(source, "rt", encoding="utf-8") as lines:
+        return read_recordings(lines, self.COLUMNS, self.HAS_HEADER, self.FILE)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+      raise DataError(
+        f"{source} cannot be read ({error}): it is truncated or another file; put the"
+        " right one there and run the same command again"
+      ) from error
 
 
 class PersonActivityExcerpt(PersonActivity):
@@ -431,8 +438,11 @@ def load_recordings(
   if not (builder.data_path.exists() and builder.is_prepared()):
     builder.find_source(manual_dir)  # says more than TFDS would
     tfds.disable_progress_bar()  # it takes seconds
+    # What a preparation that was stopped has left is not used, but made again.
     builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=manual_dir, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
+      )
     )
   source = builder.as_data_source(_TFDS_SPLIT)
   return [Recording(**source[i]) for i in range(len(source))]

@@ -7,7 +7,7 @@ two CPU cores. The demo does the same; what it reached is in results/demo.json. 
 --sequence_length=256 it takes some minutes and reads 8 of 128 tokens:
 results/copy_t256_tca.json. T = 1024, a quarter of an hour, begins with the middles of
 sequences: --sequence_length=1024 --batch_size=16 --num_steps=1000
---mixed_length_steps=500, results/copy_t1024_tca.json.
+--mixed_length_steps=500 --eval_batches=200, results/copy_t1024_tca.json.
 """
 
 from collections.abc import Iterator

@@ -6,13 +6,13 @@ import re
 import setuptools
 
 _ROOT = pathlib.Path(__file__).parent
-_INIT = (_ROOT / "tca_jax" / "__init__.py").read_text()
+_INIT = (_ROOT / "tca_jax" / "__init__.py").read_text(encoding="utf-8")
 
 setuptools.setup(
   name="tca-jax",
   version=re.search(r'__version__ = "(.+)"', _INIT).group(1),
   description="Tree Cross Attention and ReTreever in JAX and Flax",
-  long_description=(_ROOT / "README.md").read_text(),
+  long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   license_files=["LICENSE"],

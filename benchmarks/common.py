@@ -90,8 +90,9 @@ def random_queries(num_queries: int, memory: tca_jax.TreeMemory) -> jax.Array:
 
 
 def leaves(memory: tca_jax.TreeMemory) -> jax.Array:
-  """`[L, H, Dh]`, the values of a memory's leaves."""
-  return memory.values[retrieval.level_slots(memory.tree, memory.tree.depth)]
+  """`[N, H, Dh]`, values of as many of a memory's leaves as it has tokens."""
+  leaves = memory.values[retrieval.level_slots(memory.tree, memory.tree.depth)]
+  return leaves[: int(memory.tree.num_valid)]
 
 
 def read(queries: jax.Array, memory: tca_jax.TreeMemory) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import importlib.util
-import os
 import time
 import typing
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
+from experiments.common import measure
 from experiments.common.ratios import Row
 import tca_jax
 from tca_jax import attention
@@ -52,9 +52,11 @@ def full_xla(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
 def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, System]:
   """Full attention by every route there is; any tokens will do as keys."""
   num_heads, head = queries.shape[1:]
-  num_tokens = memory.tree.num_leaves
   values = common.leaves(memory)
+  num_tokens = len(values)
   keys, chunk = values[::-1], min(_CHUNK, num_tokens)
+  if num_tokens % chunk:
+    raise ValueError(f"from {chunk} tokens on, multiples of it; got {num_tokens}")
   keys_by_chunk = keys.reshape(-1, chunk, num_heads, head)
   values_by_chunk = values.reshape(-1, chunk, num_heads, head)
   calls: dict[str, System] = {
@@ -98,7 +100,7 @@ def torch_call(
     return torch.from_numpy(heads_first).to(getattr(torch, x.dtype.name))
 
   query, key, value = to_torch(queries), to_torch(keys), to_torch(values)
-  num_threads = num_threads or os.cpu_count() or 1
+  num_threads = num_threads or measure.num_cores()
 
   def call() -> None:
     if torch.get_num_threads() != num_threads:

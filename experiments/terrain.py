@@ -296,9 +296,10 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     if self.config.model == "ca" or method == "read_leaves":
       chunk = min(chunk, max(_MAX_LOGITS // num_context, 1))
     # Parts of one size: the last is not padded by much.
-    chunk = math.ceil(len(coords) / math.ceil(len(coords) / chunk))
-    server = serving.Server(apply, memory, sizes=(chunk,))
     queries = np.asarray(coords)[None]
+    parts = math.ceil(queries.shape[1] / chunk)
+    chunk = math.ceil(queries.shape[1] / parts)
+    server = serving.Server(apply, memory, sizes=(chunk,))
     clock = _Clock()
     server(queries[:, :1])
     seconds = {"read_compile_seconds": clock.lap()}

@@ -9,6 +9,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from tca_jax import tree
+
 # Stands for -inf in logits and log-probabilities: finite, so that no masked
 # entry can turn into NaN in a gradient, yet exp(MASKED - x) is 0 for any x.
 MASKED = -1e30
@@ -52,12 +54,12 @@ def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
     raise ValueError(
       f"the width must be a multiple of num_heads={num_heads}, got {x.shape}"
     )
-  return x.reshape(*x.shape[:-1], num_heads, -1)
+  return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
   """`[..., H, Dh] -> [..., H * Dh]`."""
-  return x.reshape(*x.shape[:-2], -1)
+  return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def head_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
@@ -108,7 +110,7 @@ def cross_attention(
     zeros where no token is valid.
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or an array is not floating point.
 
   >>> out = cross_attention(jnp.ones((1, 2)), jnp.ones((4, 1, 2)), jnp.ones((4, 1, 2)))
   >>> out.output.tolist(), out.weights.tolist()
@@ -117,6 +119,7 @@ def cross_attention(
   if (
     query.ndim not in (2, 3)
     or keys.ndim != 3
+    or values.ndim != 3
     or keys.shape[1:] != query.shape[-2:]
     or values.shape[:2] != keys.shape[:2]
   ):
@@ -124,6 +127,7 @@ def cross_attention(
       "query, keys, values must be [H, Dh] or [M, H, Dh], [N, H, Dh], [N, H, Dv],"
       f" got {query.shape}, {keys.shape}, {values.shape}"
     )
+  tree.check_floating(query=query, keys=keys, values=values)
   if mask is None:
     mask = jnp.ones(keys.shape[0], bool)
   if mask.shape != keys.shape[:1]:

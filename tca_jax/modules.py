@@ -20,6 +20,7 @@ import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tca_jax import attention
 from tca_jax import objectives
@@ -416,6 +417,12 @@ class TreeCrossAttention(_ReadOut):
 
   def setup(self) -> None:
     super().setup()
+    if self.num_paths < 1:
+      raise ValueError(f"num_paths must be at least 1, got {self.num_paths}")
+    if self.teacher_temperature <= 0:
+      raise ValueError(
+        f"teacher_temperature must be above 0, got {self.teacher_temperature}"
+      )
     self.aggregator = Aggregator(self.num_heads, self.hidden, self.dropout, self.dtype)
     if not self.share_policy:
       self.policy_query = nn.Dense(self.width, dtype=self.dtype)
@@ -435,17 +442,18 @@ class TreeCrossAttention(_ReadOut):
     option of the tree is not one that `build_tree` takes, or if a given tree
     does not fit the tokens.
 
-    `tree` is a batch of trees over the coordinates, built before (the options
-    `order`, `axis` and `order_seed` are then not read); None builds them.
+    `tree` is a batch of trees, built before of these coordinates and this mask (the
+    options `order`, `axis` and `order_seed` are then not read); None builds them.
     """
     tokens, mask = self._check(tokens, coords, mask)
     if tree is None:
       tree = jax.vmap(self._build_tree)(coords, mask)
-    elif tree.branch_factor != self.branch_factor:
-      raise ValueError(
-        f"tree must have the branch factor {self.branch_factor}, got"
-        f" {tree.branch_factor}"
-      )
+    else:
+      _check_trees(tree, mask, self.branch_factor)
+    if self.is_initializing():
+      # Large levels are aggregated within a loop, where parameters cannot be made.
+      children = jnp.zeros((1, self.branch_factor, self.width), self.dtype)
+      self.aggregator(children, jnp.ones(children.shape[:2], bool))
 
     def aggregate(aggregator, tree, tokens):
       def aggregate_fn(children, child_mask):
@@ -453,7 +461,8 @@ class TreeCrossAttention(_ReadOut):
           children = jax.lax.stop_gradient(children)
         return aggregator(children, child_mask, train)
 
-      return tree_lib.aggregate(aggregate_fn, tree, tokens)
+      draws = train and self.dropout > 0
+      return tree_lib.aggregate(aggregate_fn, tree, tokens, in_chunks=not draws)
 
     levels = nn.vmap(
       aggregate,
@@ -535,6 +544,39 @@ class TreeCrossAttention(_ReadOut):
   def read_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:
     """Reads all leaves with the same weights: the system ReTreever-Full."""
     return self._read_flat(_leaves(memory), queries, train=False)
+
+
+def _check_has_tree(read_out: nn.Module) -> None:
+  """Raises ValueError on a read-out that has no tree."""
+  if not isinstance(read_out, TreeCrossAttention):
+    raise ValueError(
+      f"read_out must be a TreeCrossAttention, got {type(read_out).__name__}"
+    )
+
+
+def _check_trees(tree: tree_lib.Tree, mask: jax.Array, branch_factor: int) -> None:
+  """Raises ValueError unless trees `[B]` can be of contexts with a mask `[B, N]`."""
+  if tree.branch_factor != branch_factor:
+    raise ValueError(
+      f"tree must have the branch factor {branch_factor}, got {tree.branch_factor}"
+    )
+  batch, num_tokens = mask.shape
+  num_leaves = branch_factor ** tree_lib.tree_depth(num_tokens, branch_factor)
+  if tree.leaf_index.shape != (batch, num_leaves):
+    raise ValueError(
+      f"tree must be a batch of {batch} trees of {num_leaves} leaves, for"
+      f" {num_tokens} tokens each, got leaves of shape {tree.leaf_index.shape}"
+    )
+  if tree_lib.is_traced(tree.leaf_index, tree.leaf_mask, mask):
+    return
+  held = np.zeros((batch, num_tokens + 1), int)
+  leaf = np.where(tree.leaf_mask, np.minimum(tree.leaf_index, num_tokens), num_tokens)
+  np.add.at(held, (np.arange(batch)[:, None], leaf), np.asarray(tree.leaf_mask))
+  if not np.array_equal(held, np.pad(mask, ((0, 0), (0, 1)))):
+    raise ValueError(
+      "tree must hold every valid token of its context once and no other; build it of"
+      " the same coordinates and mask"
+    )
 
 
 def _read_one(query, memory, policy_query, num_paths) -> retrieval.TreeReading:
@@ -625,6 +667,8 @@ class SequenceEmbedder(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
+    if self.width % 2:
+      raise ValueError(f"width must be even, got {self.width}")
     self.symbol = MLP([self.width] * self.depth, nn.elu, self.dtype)
     hidden = 2 * self.width
     self.mix = MLP([hidden, hidden, self.width], nn.relu, self.dtype)
@@ -796,7 +840,10 @@ class ReTreever(nn.Module):
     tokens = self.embedder.tokens(coords, values)
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
-    given = {} if tree is None else {"tree": tree}
+    given = {}
+    if tree is not None:
+      _check_has_tree(self.read_out)
+      given["tree"] = tree
     return self.read_out.index(tokens, coords, mask, train, **given)
 
   def read(
@@ -821,7 +868,12 @@ class ReTreever(nn.Module):
     )
 
   def read_leaves(self, memory: TreeMemory, query_coords: jax.Array) -> Prediction:
-    """Predicts from all leaves of a tree's memory: ReTreever-Full."""
+    """Predicts from all leaves of a tree's memory: ReTreever-Full.
+
+    Arguments and errors as `read`; ValueError also if the read-out has no tree.
+    """
+    _check_has_tree(self.read_out)
+    tree_lib.check_finite(query_coords=query_coords)
     queries = self.embedder.queries(query_coords)
     reading = self.read_out.read_leaves(memory, queries)
     return Prediction(output=self.head(reading.output), reading=reading)

@@ -301,8 +301,8 @@ def _read_paths(
   # Of the paths: the node reached, the first token dealt to it (see `_walk`), and the
   # policy's log-probability.
   node = dealt = jnp.zeros(1, jnp.int32)
-  score = jnp.zeros(1)
-  logits = jnp.zeros((1, query.shape[0]))
+  score = jnp.zeros(1, jnp.float32)
+  logits = jnp.zeros((1, query.shape[0]), jnp.float32)
   slots, read_logits, masks, levels = [], [], [], []
 
   def add(level, node, dealt, logits):
@@ -380,7 +380,7 @@ def _walk(
   noise = None
   if rng is not None:
     # The Gumbel-max trick: one draw samples the choices of all levels.
-    noise = jax.random.gumbel(rng, (depth, b))
+    noise = jax.random.gumbel(rng, (depth, b), jnp.float32)
   children = jnp.arange(b, dtype=jnp.int32)
 
   def step(carry, level):
@@ -406,7 +406,8 @@ def _walk(
     )
 
   # A root that is the leaf is read alone: any logit gives it the weight 1.
-  leaf_logits = jnp.where(num_valid > 0, jnp.zeros(query.shape[0]), attention.MASKED)
+  zeros = jnp.zeros(query.shape[0], jnp.float32)
+  leaf_logits = jnp.where(num_valid > 0, zeros, attention.MASKED)
   start = (jnp.int32(0), jnp.int32(0), leaf_logits)
   strides = b ** np.arange(depth, dtype=np.int32)
   carry, visited = jax.lax.scan(step, start, (strides, noise), length=depth)
@@ -525,6 +526,7 @@ def _check_query(name: str, query: jax.Array, keys: jax.Array) -> None:
       f"{name} must be [H, Dh] = [{keys.shape[1]}, {keys.shape[3]}] as its keys,"
       f" got {query.shape}"
     )
+  tree_lib.check_floating(**{name: query})
 
 
 def _check_levels(
@@ -547,3 +549,4 @@ def _check_levels(
       raise ValueError(
         f"{name}[{l}] must be [{b**l}, {heads}, {width}], got {level.shape}"
       )
+    tree_lib.check_floating(**{f"{name}[{l}]": level})

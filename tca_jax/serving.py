@@ -67,9 +67,13 @@ class Server:
       count = part.shape[1]
       size = next(size for size in self._sizes if size >= count)
       padding = [(0, 0), (0, size - count)] + [(0, 0)] * (part.ndim - 2)
-      answer = self._predict(self._arrays, np.pad(part, padding))
-      parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], answer))
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+      parts.append((count, self._predict(self._arrays, np.pad(part, padding))))
+    # Fetched when all are under way.
+    answers = [
+      jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], part)
+      for count, part in parts
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *answers)
 
 
 def export_read(

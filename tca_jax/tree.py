@@ -71,7 +71,7 @@ class Tree:
     return jnp.sum(self.root_count, axis=-1)
 
   def node_count(self, level: int) -> jax.Array:
-    """`[b**level]` int32: the valid tokens under each node of a level, of one tree.
+    """`[b**level]` int32: the valid tokens under each node of a level.
 
     Halving n tokens evenly, larger half first, again and again, deals them out
     to the nodes like cards: token t goes to the node whose index, its base-b
@@ -82,15 +82,20 @@ class Tree:
     """
     nodes = self.branch_factor**level
     reversal = jnp.asarray(_digit_reversal(self.branch_factor, level))
-    return (self.num_valid - reversal + nodes - 1) // nodes
+    return (self.num_valid[..., None] - reversal + nodes - 1) // nodes
 
 
 def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
   """The smallest depth with branch_factor**depth >= num_tokens.
 
+  Raises:
+    ValueError: if branch_factor is below 2.
+
   >>> tree_depth(1), tree_depth(8), tree_depth(9), tree_depth(9, 3)
   (0, 3, 4, 2)
   """
+  if branch_factor < 2:
+    raise ValueError(f"branch_factor must be at least 2, got {branch_factor}")
   depth = 0
   while branch_factor**depth < num_tokens:
     depth += 1
@@ -100,9 +105,14 @@ def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
 def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) -> int:
   """The most nodes that one query reads: |S| = (b - 1) * depth + 1 along one path.
 
+  Raises:
+    ValueError: if branch_factor is below 2, or num_paths below 1.
+
   >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
   (8, 24, 8)
   """
+  if num_paths < 1:
+    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
   kept, slots = 1, 0
   for _ in range(tree_depth(num_tokens, branch_factor)):
     children = kept * branch_factor
@@ -139,9 +149,8 @@ def check_context(
       f" shape {coords.shape}"
     )
   named = {"coords": coords} | features
+  check_floating(**named)
   for name, x in named.items():
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
     if x.ndim < 2 or x.shape[:-1] != coords.shape[:-1]:
       raise ValueError(
         f"{name} must be {coords.shape[:-1]} + (D,) to match coords {coords.shape},"
@@ -174,14 +183,20 @@ def check_context(
       )
 
 
+def check_floating(**arrays: jax.Array) -> None:
+  """Raises ValueError on an array that is not floating point, which it names."""
+  for name, x in arrays.items():
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
+
+
 def check_finite(**arrays: jax.Array) -> None:
   """Raises ValueError on an array that is not floating point, or not finite.
 
   Values are looked at only where they are known, as in `check_context`.
   """
+  check_floating(**arrays)
   for name, x in arrays.items():
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
     if not is_traced(x) and not np.isfinite(np.asarray(x, np.float32)).all():
       raise ValueError(f"{name} must be finite, but some hold NaN or infinity")
 
@@ -221,8 +236,9 @@ def build_tree(
     A `Tree` with L = b**depth leaf slots, depth = `tree_depth(N, b)`.
 
   Raises:
-    ValueError: if a shape, dtype or option is not as above; if a valid
-      coordinate is not finite, or if no token is valid and `mask` is concrete.
+    ValueError: if a shape, dtype or option is not as above; outside a
+      transformation also if a valid coordinate is not finite, or if no token is
+      valid. Under one, NaN counts as the largest coordinate.
 
   >>> tree = build_tree(jnp.array([[3.0], [1.0], [2.0]]))
   >>> tree.depth, tree.num_leaves, tree.leaf_index.tolist()
@@ -265,6 +281,10 @@ def build_tree(
     else:
       direction = jax.random.normal(rng, (num_axes,), points.dtype)
       points = (points @ direction)[:, None]
+
+  # Masked tokens are sorted as infinity: no valid one may be.
+  largest = jnp.finfo(points.dtype).max
+  points = jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
 
   count = jnp.sum(mask, dtype=jnp.int32)
   leaf_mask = jnp.asarray(_digit_reversal(b, depth)) < count
@@ -450,7 +470,7 @@ def _refine(
 
 
 def aggregate(
-  aggregate_fn: AggregateFn, tree: Tree, tokens: jax.Array
+  aggregate_fn: AggregateFn, tree: Tree, tokens: jax.Array, *, in_chunks: bool = True
 ) -> tuple[jax.Array, ...]:
   """Summarises every subtree in its inner node, from the leaves up (Sec. 3.1).
 
@@ -463,14 +483,17 @@ def aggregate(
   Args:
     aggregate_fn: `(children [..., b, D], mask [..., b]) -> [..., D]`.
     tree: a `Tree` over N tokens.
-    tokens: `[N, D]`.
+    tokens: `[N, D]` floating point.
+    in_chunks: whether large levels are taken in chunks. A function that draws random
+      numbers, as dropout does, would draw the same for all nodes of such a level.
 
   Returns:
     depth + 1 arrays, `levels[l]` of shape `[b**l, D]`, from the root (l = 0)
     to the leaves in leaf order. Nodes without a valid token hold zeros.
 
   Raises:
-    ValueError: if tokens is not `[N, D]` with N that fits the tree.
+    ValueError: if tokens is not `[N, D]` with N that fits the tree, or not floating
+      point.
 
   >>> mean = lambda x, m: x.sum(-2) / jnp.maximum(m.sum(-1), 1)[..., None]
   >>> tree = build_tree(jnp.array([[0.0], [1.0], [2.0]]))
@@ -484,6 +507,7 @@ def aggregate(
       f"tokens must be [N, D] with N of depth {depth} at branch factor {b},"
       f" got shape {tokens.shape}"
     )
+  check_floating(tokens=tokens)
 
   def aggregate_or_pass(children, mask):
     summary = aggregate_fn(children, mask)
@@ -496,18 +520,15 @@ def aggregate(
   levels = [level]
   for child_level in range(depth, 0, -1):
     mask = tree.node_count(child_level).reshape(-1, b) > 0
-    level = _in_chunks(aggregate_or_pass, level.reshape(*mask.shape, -1), mask)
+    children = level.reshape(*mask.shape, -1)
+    if in_chunks and len(mask) > CHUNK:
+      level = jax.lax.map(
+        lambda node: aggregate_or_pass(*node), (children, mask), batch_size=CHUNK
+      )
+    else:
+      level = aggregate_or_pass(children, mask)
     levels.append(level)
   return tuple(reversed(levels))
-
-
-def _in_chunks(
-  aggregate_fn: AggregateFn, children: jax.Array, mask: jax.Array
-) -> jax.Array:
-  """Aggregates a level; a large one in chunks, which caps the memory it takes."""
-  if children.shape[0] <= CHUNK:
-    return aggregate_fn(children, mask)
-  return jax.lax.map(lambda x: aggregate_fn(*x), (children, mask), batch_size=CHUNK)
 
 
 def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...]:
@@ -521,7 +542,7 @@ def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...
     depth + 1 arrays, `[..., b**l]` from the root to the leaves.
 
   Raises:
-    ValueError: if L is not a power of b.
+    ValueError: if L is not a power of b, or b below 2.
 
   >>> [m.tolist() for m in subtree_mass(jnp.array([1.0, 2.0, 3.0, 4.0]), 2)]
   [[10.0], [3.0, 7.0], [1.0, 2.0, 3.0, 4.0]]

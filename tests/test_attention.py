@@ -84,5 +84,11 @@ def test_bad_shapes_are_named():
   with pytest.raises(ValueError, match=r"mask must be \(4,\)"):
     keys = jnp.ones((4, 2, 3))
     attention.cross_attention(x, keys, keys, jnp.ones(3, bool))
+  with pytest.raises(ValueError, match=r"\[N, H, Dh\], \[N, H, Dv\]"):
+    attention.cross_attention(x, keys, keys[..., 0])
+  with pytest.raises(
+    ValueError, match="values must be floating point, got dtype int32"
+  ):
+    attention.cross_attention(x, keys, keys.astype(int))
   with pytest.raises(ValueError, match="multiple of num_heads=4"):
     attention.split_heads(jnp.ones(6), 4)

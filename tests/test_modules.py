@@ -298,19 +298,63 @@ def test_tree_gradient_decides_whether_tokens_learn_through_inner_nodes(rng):
 def test_large_levels_train_in_chunks(rng, monkeypatch):
   coords = rng.normal(size=(2, 33, C)).astype(np.float32)
   tokens = rng.normal(size=(2, 33, 16)).astype(np.float32)
-  layer = READ_OUTS["tca"](dropout=0.1)
+  layer = READ_OUTS["tca"]()
   params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
 
-  def loss(params, train):
-    rngs = {"policy": jax.random.key(1), "dropout": jax.random.key(2)}
-    return layer.apply(params, tokens, tokens, coords, train=train, rngs=rngs).sum()
+  def loss(params):
+    rngs = {"policy": jax.random.key(1)}
+    return layer.apply(params, tokens, tokens, coords, train=True, rngs=rngs).sum()
 
-  grad = jax.grad(loss)
-  whole = jax.jit(grad, static_argnums=1)(params, False)
+  whole = jax.jit(jax.grad(loss))(params)
   monkeypatch.setattr(tree_lib, "CHUNK", 4)
-  chunked = jax.jit(lambda params: grad(params, False))(params)
+  chunked = jax.jit(jax.grad(loss))(params)
   chex.assert_trees_all_close(chunked, whole, rtol=1e-4, atol=1e-4)
-  chex.assert_tree_all_finite(jax.jit(lambda params: grad(params, True))(params))
+  again = layer.init(jax.random.key(0), tokens, tokens, coords)
+  chex.assert_trees_all_equal(again, params)
+
+
+def test_dropout_differs_among_nodes_of_large_levels(rng, monkeypatch):
+  monkeypatch.setattr(tree_lib, "CHUNK", 4)
+  tokens = np.broadcast_to(np.float32(rng.normal(size=16)), (1, 32, 16))
+  layer = READ_OUTS["tca"](dropout=0.5, order="given")
+  params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, tokens)
+
+  @jax.jit
+  def index(params):
+    rngs = {"dropout": jax.random.key(1)}
+    return layer.apply(params, tokens, tokens, train=True, rngs=rngs, method="index")
+
+  memory = index(params)
+  nodes = memory.values[0, retrieval.level_slots(memory.tree, 4)]
+  assert len(np.unique(np.asarray(nodes).reshape(16, -1), axis=0)) > 8
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_no_query_reads_nothing(name, rng):
+  coords, values, query_coords, mask = _inputs(rng)
+  model = _model(name)
+  params = jax.jit(model.init)(jax.random.key(0), coords, values, query_coords, mask)
+  prediction = jax.jit(model.apply)(params, coords, values, query_coords[:, :0], mask)
+  assert prediction.output.mean.shape == (B, 0, E)
+
+
+def test_64_bits_change_neither_dtypes_nor_walks(rng):
+  coords, values, query_coords, mask = _inputs(rng)
+  model = _model("tca", num_paths=2)
+  params = jax.jit(model.init)(jax.random.key(0), coords, values, query_coords, mask)
+
+  def run(train):
+    apply = jax.jit(functools.partial(model.apply, train=train))
+    rngs = {"policy": jax.random.key(1), "dropout": jax.random.key(2)}
+    return apply(params, coords, values, query_coords, mask, rngs=rngs)
+
+  for train in (False, True):
+    expected = run(train)
+    with jax.enable_x64(True):
+      found = run(train)
+    assert found.output.mean.dtype == jnp.float32
+    np.testing.assert_array_equal(found.reading.walk.path, expected.reading.walk.path)
+    chex.assert_trees_all_close(found.output, expected.output, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tree_may_be_given(rng):
@@ -327,6 +371,50 @@ def test_a_tree_may_be_given(rng):
   with pytest.raises(ValueError, match="branch factor 2, got 3"):
     other = jax.vmap(lambda x: tca_jax.build_tree(x, branch_factor=3))(coords)
     index(params, tokens, coords, tree=other)
+  with pytest.raises(
+    ValueError, match=r"2 trees of 16 leaves.*got leaves of .*\(16,\)"
+  ):
+    index(params, tokens, coords, tree=trees[0])
+  eagerly = functools.partial(layer.apply, params, tokens, coords, method="index")
+  eagerly(tree=tree)
+  with pytest.raises(ValueError, match="every valid token of its context once"):
+    eagerly(mask=np.arange(18).reshape(2, 9) % 9 < 5, tree=tree)
+  larger = tca_jax.build_tree(rng.normal(size=(12, C)).astype(np.float32))
+  with pytest.raises(ValueError, match="every valid token of its context once"):
+    eagerly(tree=jax.tree.map(lambda x: jnp.stack([x, x]), larger))
+
+
+def test_what_has_no_tree_is_named(rng):
+  coords, values, query_coords, _ = _inputs(rng)
+  model = _model("ca")
+  params = jax.jit(model.init)(jax.random.key(0), coords, values, query_coords)
+  apply = functools.partial(model.apply, params)
+  message = "read_out must be a TreeCrossAttention, got CrossAttention"
+  with pytest.raises(ValueError, match=message):
+    apply(coords, values, tree=jax.vmap(tca_jax.build_tree)(coords), method="index")
+  with pytest.raises(ValueError, match=message):
+    memory = apply(coords, values, method="index")
+    apply(memory, query_coords, method="read_leaves")
+
+
+@pytest.mark.parametrize(
+  ("option", "message"),
+  [
+    (dict(num_paths=0), "num_paths must be at least 1, got 0"),
+    (dict(teacher_temperature=0.0), "teacher_temperature must be above 0, got 0.0"),
+  ],
+)
+def test_bad_options_of_the_tree_are_named(option, message):
+  x = jnp.ones((1, 4, 16))
+  with pytest.raises(ValueError, match=message):
+    READ_OUTS["tca"](**option).init(jax.random.key(0), x, x, x)
+
+
+def test_sinusoids_need_an_even_width():
+  embedder = tca_jax.SequenceEmbedder(7)
+  with pytest.raises(ValueError, match="width must be even, got 7"):
+    x = jnp.ones((1, 4, 1))
+    embedder.init(jax.random.key(0), x, jnp.ones((1, 4, 12)), method="tokens")
 
 
 @pytest.mark.parametrize("option", ["order", "branch_factor"])

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
 def test_the_examples_run(capsys):

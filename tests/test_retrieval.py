@@ -251,6 +251,8 @@ def test_jit_equals_eager_vmap_equals_loop_and_one_trace(rng, count_traces):
     (dict(values=lambda x: [y[:, :1] for y in x]), r"values\[0\] must be \[1, 2, 3\]"),
     (dict(query=lambda x: x[0]), r"query must be \[H, Dh\] = \[2, 3\]"),
     (dict(query=lambda x: x[:, :2]), r"query must be \[H, Dh\] = \[2, 3\]"),
+    (dict(query=np.int32), "query must be floating point, got dtype int32"),
+    (dict(values=lambda x: [np.int32(y) for y in x]), r"values\[0\] must be floating"),
   ],
 )
 def test_bad_shapes_are_named(change, message, rng):

@@ -169,6 +169,22 @@ def test_a_killed_run_resumes_bit_for_bit(sent, tmp_path, cache_dir, finished):
   _assert_same_run(workdir, finished[0])
 
 
+def test_a_run_killed_in_its_last_step_is_not_evaluated(tmp_path, finished):
+  class Killed(copy_task.CopyTask):
+    def train_batch(self, step):
+      if step == CONFIG.num_steps - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().train_batch(step)
+
+  workdir = epath.Path(tmp_path / "run")
+  with pytest.raises(SystemExit) as stopped:
+    train.train(Killed(CONFIG), workdir)
+  assert stopped.value.code == train.PREEMPTED
+  assert (workdir / "checkpoints" / str(CONFIG.num_steps)).exists()
+  assert _logged(workdir) == _logged(finished[0])
+  train.train(copy_task.CopyTask(CONFIG), workdir)
+
+
 class _CrashError(RuntimeError):
   pass
 

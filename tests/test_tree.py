@@ -124,6 +124,25 @@ def test_large_levels_are_aggregated_in_chunks(rng, monkeypatch):
   chex.assert_trees_all_close(chunked, whole, rtol=1e-6)
 
 
+def test_counts_of_a_batch_of_trees_are_those_of_each(rng):
+  masks = np.stack([cases.mask("random", 9, rng) for _ in range(4)])
+  trees = jax.vmap(lambda mask: tree_lib.build_tree(jnp.ones((9, 1)), mask))(masks)
+  for level in range(trees.depth + 1):
+    each = jax.vmap(lambda tree, level=level: tree.node_count(level))(trees)
+    np.testing.assert_array_equal(trees.node_count(level), each)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("order", tree_lib.ORDERS)
+def test_what_is_not_finite_under_jit_still_has_its_leaf(order, bad):
+  coords = np.arange(20, dtype=np.float32).reshape(10, 2)
+  coords[1] = bad
+  mask = np.arange(10) < 7
+  key = jax.random.key(0)
+  tree = jax.jit(lambda *x: tree_lib.build_tree(*x, order=order, rng=key))(coords, mask)
+  assert sorted(i for i in _leaves(tree) if i >= 0) == list(range(7))
+
+
 def test_masked_tokens_never_matter(rng):
   coords = cases.coords("random", 33, rng)
   mask = cases.mask("random", 33, rng)
@@ -233,6 +252,26 @@ def test_aggregate_rejects_tokens_of_another_size():
   tree = tree_lib.build_tree(np.ones((5, 1), np.float32))
   with pytest.raises(ValueError, match=r"tokens must be \[N, D\]"):
     tree_lib.aggregate(_mean_and_max, tree, np.ones((9, 4), np.float32))
+
+
+def test_aggregate_rejects_integers():
+  tree = tree_lib.build_tree(jnp.ones((3, 1)))
+  with pytest.raises(
+    ValueError, match="tokens must be floating point, got dtype int32"
+  ):
+    tree_lib.aggregate(lambda x, m: x[..., 0, :], tree, jnp.ones((3, 1), int))
+
+
+def test_branch_factors_and_paths_below_their_least_are_refused():
+  for call in (
+    lambda: tree_lib.tree_depth(4, 1),
+    lambda: tree_lib.num_read_slots(8, 1),
+    lambda: tree_lib.subtree_mass(jnp.ones(4), 1),
+  ):
+    with pytest.raises(ValueError, match="branch_factor must be at least 2, got 1"):
+      call()
+  with pytest.raises(ValueError, match="num_paths must be at least 1, got 0"):
+    tree_lib.num_read_slots(8, 2, 0)
 
 
 def test_subtree_mass_rejects_a_wrong_size():

@@ -13,7 +13,6 @@ import jax
 from experiments.common import metrics
 
 _WARM_UP = 0.005  # seconds
-_KNOWS_CORES = hasattr(os, "sched_getaffinity")  # those that the process may use
 
 
 def interleaved(
@@ -52,13 +51,20 @@ def interleaved(
   return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
+def num_cores() -> int:
+  """The CPU cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def provenance() -> dict[str, str | int | None]:
   """The command, commit, device and CPU cores that a figure's JSON names."""
   return {
     "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
     "commit": metrics.git_commit(),
     "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
-    "cores": len(os.sched_getaffinity(0)) if _KNOWS_CORES else os.cpu_count(),
+    "cores": num_cores(),
   }
 
 

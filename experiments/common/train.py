@@ -77,6 +77,7 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
       desc=config.model,
       disable=not sys.stderr.isatty(),
     )
+    step = first_step
     try:
       for step in range(first_step + 1, config.num_steps + 1):
         batch = jax.device_put(task.train_batch(step - 1), sharded)
@@ -94,9 +95,11 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
         if saves:
           checkpoints.save(step, **state)
         progress.update()
-        if stops and not last:
-          logging.warning("SIGTERM: saved step %d in %s, stopping", step, workdir)
-          raise SystemExit(PREEMPTED)
+        if stops:
+          break
+      if preempted:
+        logging.warning("SIGTERM: saved step %d in %s, stopping", step, workdir)
+        raise SystemExit(PREEMPTED)
     finally:
       progress.close()
       signal.signal(signal.SIGTERM, previous)

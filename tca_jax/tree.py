@@ -71,7 +71,7 @@ class Tree:
     return jnp.sum(self.root_count, axis=-1)
 
   def node_count(self, level: int) -> jax.Array:
-    """`[b**level]` int32: the valid tokens under each node of a level.
+    """`[..., b**level]` int32: the valid tokens under each node of a level.
 
     Halving n tokens evenly, larger half first, again and again, deals them out
     to the nodes like cards: token t goes to the node whose index, its base-b

@@ -56,7 +56,7 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
   num_tokens = len(values)
   keys, chunk = values[::-1], min(_CHUNK, num_tokens)
   if num_tokens % chunk:
-    raise ValueError(f"from {chunk} tokens on, multiples of it; got {num_tokens}")
+    raise ValueError(f"tokens above {chunk} must be a multiple of it, got {num_tokens}")
   keys_by_chunk = keys.reshape(-1, chunk, num_heads, head)
   values_by_chunk = values.reshape(-1, chunk, num_heads, head)
   calls: dict[str, System] = {

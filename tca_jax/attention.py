@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from tca_jax import tree
+from tca_jax import tree as tree_lib
 
 # Stands for -inf in logits and log-probabilities: finite, so that no masked
 # entry can turn into NaN in a gradient, yet exp(MASKED - x) is 0 for any x.
@@ -127,7 +127,7 @@ def cross_attention(
       "query, keys, values must be [H, Dh] or [M, H, Dh], [N, H, Dh], [N, H, Dv],"
       f" got {query.shape}, {keys.shape}, {values.shape}"
     )
-  tree.check_floating(query=query, keys=keys, values=values)
+  tree_lib.check_floating(query=query, keys=keys, values=values)
   if mask is None:
     mask = jnp.ones(keys.shape[0], bool)
   if mask.shape != keys.shape[:1]:

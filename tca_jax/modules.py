@@ -417,8 +417,7 @@ class TreeCrossAttention(_ReadOut):
 
   def setup(self) -> None:
     super().setup()
-    if self.num_paths < 1:
-      raise ValueError(f"num_paths must be at least 1, got {self.num_paths}")
+    tree_lib.check_num_paths(self.num_paths)
     if self.teacher_temperature <= 0:
       raise ValueError(
         f"teacher_temperature must be above 0, got {self.teacher_temperature}"

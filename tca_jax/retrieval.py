@@ -266,8 +266,7 @@ def read(
   Raises:
     ValueError: if a query does not fit the memory, or num_paths is below 1.
   """
-  if num_paths < 1:
-    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
+  tree_lib.check_num_paths(num_paths)
   if num_paths > 1:
     return _read_paths(query, memory, policy_query, num_paths)
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)

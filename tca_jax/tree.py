@@ -111,14 +111,19 @@ def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) 
   >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
   (8, 24, 8)
   """
-  if num_paths < 1:
-    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
+  check_num_paths(num_paths)
   kept, slots = 1, 0
   for _ in range(tree_depth(num_tokens, branch_factor)):
     children = kept * branch_factor
     kept = min(num_paths, children)
     slots += children - kept
   return slots + kept
+
+
+def check_num_paths(num_paths: int) -> None:
+  """Raises ValueError on a number of paths below 1."""
+  if num_paths < 1:
+    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
 
 
 def is_traced(*arrays: jax.Array | None) -> bool:
@@ -282,15 +287,14 @@ def build_tree(
       direction = jax.random.normal(rng, (num_axes,), points.dtype)
       points = (points @ direction)[:, None]
 
-  # Masked tokens are sorted as infinity: no valid one may be.
-  largest = jnp.finfo(points.dtype).max
-  points = jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
-
   count = jnp.sum(mask, dtype=jnp.int32)
   leaf_mask = jnp.asarray(_digit_reversal(b, depth)) < count
   if order == "given":
     ranking = jnp.argsort(~mask, stable=True)
   else:
+    # Masked tokens are sorted as infinity: no valid one may be.
+    largest = jnp.finfo(points.dtype).max
+    points = jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
     ranking = jnp.stack([_sort_valid(x, mask) for x in points.T])
     ranking = _refine(ranking, points, leaf_mask, b)[0]
   rank = jnp.cumsum(leaf_mask, dtype=jnp.int32) - 1

@@ -298,17 +298,19 @@ def test_tree_gradient_decides_whether_tokens_learn_through_inner_nodes(rng):
 def test_large_levels_train_in_chunks(rng, monkeypatch):
   coords = rng.normal(size=(2, 33, C)).astype(np.float32)
   tokens = rng.normal(size=(2, 33, 16)).astype(np.float32)
-  layer = READ_OUTS["tca"]()
+  layer = READ_OUTS["tca"](dropout=0.1)
   params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
 
-  def loss(params):
-    rngs = {"policy": jax.random.key(1)}
-    return layer.apply(params, tokens, tokens, coords, train=True, rngs=rngs).sum()
+  def loss(params, train):
+    rngs = {"policy": jax.random.key(1), "dropout": jax.random.key(2)}
+    return layer.apply(params, tokens, tokens, coords, train=train, rngs=rngs).sum()
 
-  whole = jax.jit(jax.grad(loss))(params)
+  grad = jax.grad(loss)
+  whole = jax.jit(grad, static_argnums=1)(params, False)
   monkeypatch.setattr(tree_lib, "CHUNK", 4)
-  chunked = jax.jit(jax.grad(loss))(params)
+  chunked = jax.jit(lambda params: grad(params, False))(params)
   chex.assert_trees_all_close(chunked, whole, rtol=1e-4, atol=1e-4)
+  chex.assert_tree_all_finite(jax.jit(lambda params: grad(params, True))(params))
   again = layer.init(jax.random.key(0), tokens, tokens, coords)
   chex.assert_trees_all_equal(again, params)
 

@@ -95,14 +95,14 @@ class Terrain:
     Returns:
       Both `[n]`.
     """
-    std = self.std * np.asarray(std)[:, 0]
+    std = self.std * np.asarray(std, np.float64)[:, 0]  # its exponential is large
     if not self.bend:
       return self.metres(mean), std
-    twice = 2 * (self.mean + self.std * np.asarray(mean)[:, 0])
-    growth = np.exp(std**2)
-    # Of sinh of a Gaussian.
-    variance = (growth - 1) * (growth * np.cosh(twice) + 1) / 2
-    return np.sqrt(growth) * self.metres(mean), self.bend * np.sqrt(variance)
+    # Of bend * sinh of a Gaussian, whose median is this.
+    median, growth = self.metres(mean), np.exp(std**2)
+    square = self.bend**2
+    variance = (growth - 1) * (growth * (square + 2 * median**2) + square) / 2
+    return np.sqrt(growth) * median, np.sqrt(variance)
 
 
 def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:

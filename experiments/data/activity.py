@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 
 from experiments.common.task import Batch
 from experiments.data import packages
+from experiments.data import preparation
 from experiments.data.errors import DataError
 
 SEGMENT, STRIDE = 50, 25  # rows
@@ -434,16 +435,9 @@ def load_recordings(
     DataError: if the data cannot be found or read.
   """
   builder = DATASETS[dataset](data_dir=data_dir, file_format="array_record")
-  # TFDS warns of a folder that is not there.
-  if not (builder.data_path.exists() and builder.is_prepared()):
+  if not preparation.is_prepared(builder):
     builder.find_source(manual_dir)  # says more than TFDS would
-    tfds.disable_progress_bar()  # it takes seconds
-    # What a preparation that was stopped has left is not used, but made again.
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=manual_dir, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
-      )
-    )
+    preparation.prepare(builder, manual_dir)
   source = builder.as_data_source(_TFDS_SPLIT)
   return [Recording(**source[i]) for i in range(len(source))]
 

@@ -7,7 +7,6 @@ without TensorFlow.
 from collections.abc import Callable
 import dataclasses
 import functools
-import sys
 import typing
 
 from etils import epath
@@ -18,6 +17,7 @@ from experiments.data import celeba
 from experiments.data import emnist
 from experiments.data import mnist
 from experiments.data import photos
+from experiments.data import preparation
 from experiments.data.errors import DataError
 
 Split = typing.Literal["train", "test"]
@@ -120,12 +120,12 @@ def _prepared(
 ) -> tuple[tfds.core.DatasetBuilder, Callable[[np.ndarray], np.ndarray]]:
   """A builder whose images are there, and what makes ours of them."""
   own = image_set.builder(data_dir=data_dir, file_format="array_record")
-  if _is_prepared(own):
+  if preparation.is_prepared(own):
     return own, np.asarray
   other = ""
   if image_set.registered:
     registered = tfds.builder(image_set.registered.name, data_dir=data_dir)
-    if _is_prepared(registered):
+    if preparation.is_prepared(registered):
       return registered, image_set.registered.convert
     other = f" (nor is TFDS's {image_set.registered.name}, as array_record)"
   missing = [
@@ -137,21 +137,5 @@ def _prepared(
       f" (--manual_dir) lacks {' and '.join(missing)}: put"
       f" {own.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run the same command again"
     )
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
-  # What a preparation that was stopped has left is not used, but made again.
-  own.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(
-      manual_dir=manual_dir, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
-    )
-  )
+  preparation.prepare(own, manual_dir)
   return own, np.asarray
-
-
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-  """Whether a data set is there as a whole, in the format that is read here."""
-  return (
-    builder.data_path.exists()  # else the next line warns of it
-    and builder.is_prepared()
-    and tfds.core.FileFormat.ARRAY_RECORD in builder.info.available_file_formats()
-  )

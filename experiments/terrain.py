@@ -49,6 +49,7 @@ from tca_jax import serving
 SCALING_FILE = "scaling.json"
 _MAX_QUERIES = 4096  # that are read at once
 _MAX_LOGITS = 2**24  # of a head at once, where every token is read
+_PATHS = (2, 4)  # of TCA, beside the one that it was trained on
 _PICTURE_SHARE = 0.01  # of the map's points, from which the picture completes it
 
 
@@ -140,6 +141,16 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       task_lib.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype),
     )
+    apply = functools.partial(self.model.apply, method="read")
+    self._reads = {config.model: apply}
+    if config.model == "tca":
+      for num_paths in _PATHS:
+        read_out = self.model.read_out.clone(num_paths=num_paths)
+        model = self.model.clone(read_out=read_out)
+        self._reads[f"tca_{num_paths}"] = functools.partial(model.apply, method="read")
+      self._reads["tca_full"] = functools.partial(
+        self.model.apply, method="read_leaves"
+      )
     self._sample = jax.jit(
       terrain.sample, static_argnames=("batch_size", "num_context")
     )
@@ -188,8 +199,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       folder: where the file goes.
 
     Returns:
-      A row for each size of context; for TCA, another for what all leaves predict. All
-      of one size tell how far linear interpolation is off.
+      A row for each size of context; for TCA, also for two and four paths at once and
+      for all leaves. All of one size tell how far linear interpolation is off.
     """
     rows, grid = [], None
     own = self.terrain
@@ -198,17 +209,14 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     num_queries = len(targets.coords)
     num_train = len(own.train.coords)
     sizes = sorted({min(size, num_train) for size in self.config.sizes})
-    reads = {self.config.model: "read"}
-    if self.config.model == "tca":
-      reads["tca_full"] = "read_leaves"
     for size in sizes:
       context = own.train.first(size)
       linear = interpolated(context.coords, own.metres(context.values), targets.coords)
       interpolation = rmse(linear, truth)
       memory, build = self.index(params, size)
-      for system, method in reads.items():
+      for system in self._reads:
         output, num_read, seconds = self.predict(
-          params, memory, size, targets.coords, method
+          params, memory, size, targets.coords, system
         )
         num_read = float(np.mean(num_read))
         rows.append(
@@ -223,7 +231,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
         )
       if self.config.model == "tca" and size == sizes[-1]:
         places = self._grid()
-        _, _, seconds = self.predict(params, memory, size, places, "read")
+        _, _, seconds = self.predict(params, memory, size, places, "tca")
         grid = {"num_context": size, "num_queries": len(places)}
         grid |= {"seconds": sum((build | seconds).values()), **build, **seconds}
     summarise(f"{self.config.dataset}, {num_queries:,} held-out points", rows)
@@ -272,7 +280,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     memory: typing.Any,
     num_context: int,
     coords: jax.typing.ArrayLike,
-    method: str,
+    system: str,
   ) -> tuple[tca_jax.Gaussian, np.ndarray, dict[str, float]]:
     """Predicts places from a memory, as many at once as memory allows.
 
@@ -281,7 +289,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       memory: of one context.
       num_context: its size.
       coords: `[M, 2]`.
-      method: of the model.
+      system: the model's; of TCA also "tca_2" and "tca_4", which follow more paths,
+        and "tca_full", which reads all leaves.
 
     Returns:
       The `Gaussian` of standardised elevations, `[M, 1]`; how much each query read,
@@ -289,11 +298,11 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     """
 
     def apply(memory, coords):
-      prediction = self.model.apply(params, memory, coords, method=method)
+      prediction = self._reads[system](params, memory, coords)
       return prediction.output, prediction.reading.num_read
 
     chunk = _MAX_QUERIES
-    if self.config.model == "ca" or method == "read_leaves":
+    if system in ("ca", "tca_full"):
       chunk = min(chunk, max(_MAX_LOGITS // num_context, 1))
     # Parts of one size: the last is not padded by much.
     queries = np.asarray(coords)[None]
@@ -320,7 +329,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     points = jax.tree.map(lambda *x: np.concatenate(x), own.held_out, own.train)
     num_context = max(int(_PICTURE_SHARE * len(points.coords)), 1)
     memory, _ = self.index(params, num_context)
-    output, _, _ = self.predict(params, memory, num_context, points.coords, "read")
+    output, _, _ = self.predict(params, memory, num_context, points.coords, "tca")
     query = points.coords[0]
     prediction = task_lib.jitted(self, "read")(params, memory, query[None, None])
     nodes = plots.nodes_read(prediction.reading.walk, memory.tree, 0, 0)

@@ -91,14 +91,14 @@ def test_scaling_shows_all_systems_by_context_and_the_grid(tmp_path):
   grid = {f"{part}_seconds": 1.0 for part in parts}
   grid |= dict(num_context=128, num_queries=10**6, seconds=5.0)
   for model, systems, own in (
-    ("tca", ("tca", "tca_full"), grid),
+    ("tca", ("tca", "tca_4", "tca_full"), grid),
     ("ca", ("ca",), None),
   ):
     content = _scaling(model, systems, own)
     config_lib.write_json(tmp_path / f"scaling_terrain_{model}.json", content)
   rows, grids = report.scaling(epath.Path(tmp_path)).split("\n\n")
   cells = [row.strip("| ").split(" | ") for row in rows.splitlines()[2:]]
-  names = ["Cross Attention", "TCA", "ReTreever-Full"]
+  names = ["Cross Attention", "TCA", "TCA, 4 paths", "ReTreever-Full"]
   assert [row[1:3] for row in cells] == [[n, x] for n in ("64", "128") for x in names]
   assert cells[0][3:] == [
     "0.500",

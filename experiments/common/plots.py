@@ -412,11 +412,13 @@ def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) 
       own = [row for row in rows if row["system"] == system]
       if not own:
         continue
+      style = {"tca": "-", "tca_2": "--", "tca_4": ":"}.get(system)
       axes.plot(
         [row["num_context"] for row in own],
         [row[key] for row in own],
         marker=".",
-        color=_QUERY if system == "tca" else _RIVALS[i],
+        color=_QUERY if style else _RIVALS[i],
+        linestyle=style or "-",
         linewidth=2.5 if system == "tca" else 1.2,
         label=name,
       )

@@ -17,6 +17,7 @@ are on a scale that is logarithmic above 100 m. It takes --whole_map=0.5, as few
 would be as wide and as sparse as the world is, and --learning_rate=3e-3.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
 import functools
@@ -142,7 +143,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype),
     )
     apply = functools.partial(self.model.apply, method="read")
-    self._reads = {config.model: apply}
+    self._reads: dict[str, Callable[..., typing.Any]] = {config.model: apply}
     if config.model == "tca":
       for num_paths in _PATHS:
         read_out = self.model.read_out.clone(num_paths=num_paths)

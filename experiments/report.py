@@ -137,7 +137,20 @@ ROWS = (
     stem="activity_excerpt_{}",
     metric="accuracy",
   ),
+  Row(
+    task="Human Activity, one-person excerpt, by time *",
+    stem="activity_excerpt_{}_time",
+    metric="accuracy",
+  ),
   Row(task="Smart watch, by subject *", stem="activity_watch_{}", metric="accuracy"),
+  Row(
+    task="Smart watch, by time *", stem="activity_watch_{}_time", metric="accuracy"
+  ),
+  Row(
+    task="Smart watch, segments at random *",
+    stem="activity_watch_{}_random",
+    metric="accuracy",
+  ),
   Row(task="Elevation, windows *", stem="terrain_{}", metric="log_likelihood"),
   Row(
     task="Elevation of airports, windows *",

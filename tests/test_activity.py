@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from experiments import activity as activity_task
+from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import plots
 from experiments.common import train
@@ -423,6 +424,18 @@ def test_end_to_end(dataset, model, uci_dir, watch_dir, tmp_path):
   assert figure.exists() == (model == "tca")
   if model == "tca":
     assert Image.open(figure).size[0] > 800
+
+
+@pytest.mark.parametrize("model", ["tca", "ca", "perceiver"])
+def test_what_was_trained_on_the_excerpt_restores(model, uci_dir, tmp_path):
+  root = epath.Path(__file__).parent.parent
+  workdir = root / "checkpoints" / f"activity_excerpt_{model}"
+  config = config_lib.load(activity_task.ActivityConfig, workdir)
+  here = dict(data_dir=str(uci_dir), manual_dir=str(uci_dir), batch_size=8)
+  task = activity_task.ActivityTask(dataclasses.replace(config, **here))
+  result = evaluate.evaluate_workdir(task, workdir, epath.Path(tmp_path))
+  assert result["step"] == 1000 and result["num_examples"] > 0
+  assert 0 <= result["calibration_error"] <= 1
 
 
 def test_the_figure_shows_gaps_classes_and_nodes(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from experiments.common import evaluate
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = sorted(path.name for path in (ROOT / "checkpoints").iterdir())
+# The excerpt is not shipped; test_activity restores what was trained on it.
+EVALUATED = [name for name in SHIPPED if not name.startswith("activity_excerpt")]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -29,7 +31,7 @@ def test_a_checkpoint_is_small_and_says_how_it_was_made(name):
   assert result["commit"] and result["command"] and result["train_seconds"] > 0
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", EVALUATED)
 def test_a_checkpoint_restores_and_predicts(name, tmp_path):
   """A part of the evaluation that the kept result is the mean of comes close to it."""
   config_class, task_class, options, tolerance = {

@@ -412,7 +412,7 @@ def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) 
       own = [row for row in rows if row["system"] == system]
       if not own:
         continue
-      style = {"tca": "-", "tca_2": "--", "tca_4": ":"}.get(system)
+      style = {"tca": "-", "tca_2": "--", "tca_4": "-."}.get(system)
       axes.plot(
         [row["num_context"] for row in own],
         [row[key] for row in own],

@@ -143,14 +143,6 @@ ROWS = (
     metric="accuracy",
   ),
   Row(task="Smart watch, by subject *", stem="activity_watch_{}", metric="accuracy"),
-  Row(
-    task="Smart watch, by time *", stem="activity_watch_{}_time", metric="accuracy"
-  ),
-  Row(
-    task="Smart watch, segments at random *",
-    stem="activity_watch_{}_random",
-    metric="accuracy",
-  ),
   Row(task="Elevation, windows *", stem="terrain_{}", metric="log_likelihood"),
   Row(
     task="Elevation of airports, windows *",

@@ -20,6 +20,7 @@ _QUERY = "#d62728"
 _LEVELS = plt.get_cmap("viridis")
 _CHANNELS = plt.get_cmap("plasma")
 _RIVALS = [f"C{i}" for i in range(10) if i != 3]  # C3 is the red of TCA
+_PATH_STYLES = {"tca": "-", "tca_2": "--", "tca_4": "-."}  # of TCA's lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,7 +413,7 @@ def plot_scaling(rows: list[dict], names: dict[str, str], path: epath.PathLike) 
       own = [row for row in rows if row["system"] == system]
       if not own:
         continue
-      style = {"tca": "-", "tca_2": "--", "tca_4": "-."}.get(system)
+      style = _PATH_STYLES.get(system)
       axes.plot(
         [row["num_context"] for row in own],
         [row[key] for row in own],

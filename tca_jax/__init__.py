@@ -1,33 +1,87 @@
 """Tree Cross Attention and ReTreever in JAX and Flax (Feng et al., ICLR 2024)."""
 
+from tca_jax import attention
+from tca_jax import checks
+from tca_jax import masking
+from tca_jax import memory
+from tca_jax import modules
 from tca_jax import objectives
+from tca_jax import retrieval
 from tca_jax import serving
+from tca_jax import tree
 from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
+from tca_jax.checks import check_context
+from tca_jax.memory import FlatMemory
+from tca_jax.memory import TreeMemory
 from tca_jax.modules import Aggregator
+from tca_jax.modules import Categorical
 from tca_jax.modules import ClassificationHead
 from tca_jax.modules import CrossAttention
 from tca_jax.modules import Encoder
-from tca_jax.modules import FlatMemory
 from tca_jax.modules import Gaussian
 from tca_jax.modules import GaussianHead
 from tca_jax.modules import PerceiverIO
 from tca_jax.modules import PointEmbedder
 from tca_jax.modules import Prediction
 from tca_jax.modules import Reading
+from tca_jax.modules import ReadOut
 from tca_jax.modules import ReTreever
 from tca_jax.modules import SequenceEmbedder
+from tca_jax.modules import TrainingPrediction
+from tca_jax.modules import TrainingReading
 from tca_jax.modules import TreeCrossAttention
 from tca_jax.retrieval import tree_attention
 from tca_jax.retrieval import TreeAttentionOutput
-from tca_jax.retrieval import TreeMemory
 from tca_jax.retrieval import TreeReading
 from tca_jax.tree import aggregate
 from tca_jax.tree import build_tree
-from tca_jax.tree import check_context
 from tca_jax.tree import num_read_slots
 from tca_jax.tree import subtree_mass
 from tca_jax.tree import Tree
 from tca_jax.tree import tree_depth
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+__all__ = [
+  "Aggregator",
+  "Categorical",
+  "ClassificationHead",
+  "CrossAttention",
+  "CrossAttentionOutput",
+  "Encoder",
+  "FlatMemory",
+  "Gaussian",
+  "GaussianHead",
+  "PerceiverIO",
+  "PointEmbedder",
+  "Prediction",
+  "ReTreever",
+  "ReadOut",
+  "Reading",
+  "SequenceEmbedder",
+  "TrainingPrediction",
+  "TrainingReading",
+  "Tree",
+  "TreeAttentionOutput",
+  "TreeCrossAttention",
+  "TreeMemory",
+  "TreeReading",
+  "aggregate",
+  "attention",
+  "build_tree",
+  "check_context",
+  "checks",
+  "cross_attention",
+  "masking",
+  "memory",
+  "modules",
+  "num_read_slots",
+  "objectives",
+  "retrieval",
+  "serving",
+  "subtree_mass",
+  "tree",
+  "tree_attention",
+  "tree_depth",
+]

@@ -1,55 +1,44 @@
 """Dot-product attention over masked tokens.
 
-The core is unbatched: queries of H heads against the tokens of one context;
-`jax.vmap` it over contexts at the edge. Logits and softmax are
-float32 whatever the dtype of keys and values.
+The functions take one context: queries with H heads against the tokens of the
+context. Batch them with `jax.vmap`. Logits and softmax are float32 whatever the dtype
+of keys and values.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from tca_jax import tree as tree_lib
+from tca_jax.checks import check_floating
+from tca_jax.masking import MASKED
+from tca_jax.masking import masked_log_softmax  # noqa: F401
+from tca_jax.masking import masked_softmax
 
-# Stands for -inf in logits and log-probabilities: finite, so that no masked
-# entry can turn into NaN in a gradient, yet exp(MASKED - x) is 0 for any x.
-MASKED = -1e30
-
-
-def masked_log_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
-  """Log-softmax over the entries where mask is True; `MASKED` elsewhere.
-
-  Args:
-    logits: `[...]` floating point.
-    mask: bool, broadcastable to logits. May be False everywhere.
-    axis: the axis that is normalised.
-
-  Returns:
-    `[...]` as logits, finite everywhere and with finite gradients.
-  """
-  shifted = jnp.where(mask, logits, MASKED)
-  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
-  shifted = jnp.where(mask, shifted - peak, 0)
-  total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0), axis, keepdims=True)
-  log_total = jnp.log(jnp.where(total > 0, total, 1))
-  return jnp.where(mask, shifted - log_total, MASKED)
-
-
-def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
-  """Softmax over the entries where mask is True; zeros elsewhere.
-
-  >>> masked_softmax(jnp.zeros(3), jnp.array([True, True, False])).tolist()
-  [0.5, 0.5, 0.0]
-  """
-  shifted = jnp.where(mask, logits, MASKED)
-  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
-  weights = jnp.where(mask, jnp.exp(jnp.where(mask, shifted - peak, 0)), 0)
-  total = jnp.sum(weights, axis, keepdims=True)
-  return weights / jnp.where(total > 0, total, 1)
+__all__ = [
+  "CrossAttentionOutput",
+  "cross_attention",
+  "merge_heads",
+  "sibling_attention",
+  "split_heads",
+]
 
 
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
-  """`[..., H * Dh] -> [..., H, Dh]`; ValueError if H does not divide."""
+  """Splits the last axis into heads.
+
+  Args:
+    x: `[..., H * Dh]`.
+    num_heads: H.
+
+  Returns:
+    `[..., H, Dh]`.
+
+  Raises:
+    ValueError: if the width is not a multiple of num_heads.
+
+  >>> split_heads(jnp.ones((5, 6)), 2).shape
+  (5, 2, 3)
+  """
   if x.shape[-1] % num_heads:
     raise ValueError(
       f"the width must be a multiple of num_heads={num_heads}, got {x.shape}"
@@ -58,32 +47,29 @@ def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
-  """`[..., H, Dh] -> [..., H * Dh]`."""
-  return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-
-
-def head_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
-  """Scaled dot products, `q . k / sqrt(Dh)`, in float32.
+  """Joins the heads into one axis; inverse of `split_heads`.
 
   Args:
-    query: `[H, Dh]`.
-    keys: `[N, H, Dh]`.
+    x: `[..., H, Dh]`.
 
   Returns:
-    `[H, N]` float32.
+    `[..., H * Dh]`.
+
+  >>> merge_heads(jnp.ones((5, 2, 3))).shape
+  (5, 6)
   """
-  return jnp.einsum(
-    "hd,nhd->hn", query, keys, preferred_element_type=jnp.float32
-  ) / jnp.sqrt(jnp.float32(query.shape[-1]))
+  return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 @chex.dataclass(frozen=True)
 class CrossAttentionOutput:
-  """What `cross_attention` returns.
+  """The result of `cross_attention`.
+
+  If the query has no axis M, these arrays have none.
 
   Attributes:
-    output: `[M, H, Dv]`, the attended values; zeros if no token is valid.
-    weights: `[M, H, N]` float32, the attention weights, 0 at masked tokens.
+    output: `[M, H, Dv]`, the attended values; 0 if no token is valid.
+    weights: `[M, H, N]` float32, the attention weights; 0 at masked tokens.
   """
 
   output: jax.Array
@@ -96,21 +82,20 @@ def cross_attention(
   values: jax.Array,
   mask: jax.Array | None = None,
 ) -> CrossAttentionOutput:
-  """Attention over all N tokens of a context, by one query or by M of them.
+  """Computes attention of one query, or of M queries, over all N tokens.
 
   Args:
-    query: `[H, Dh]`, or `[M, H, Dh]` for one matrix product of all M.
+    query: `[H, Dh]` or `[M, H, Dh]`; M queries share one matrix product per head.
     keys: `[N, H, Dh]`.
     values: `[N, H, Dv]`.
-    mask: `[N]` bool, True at valid tokens; None means all. A masked token's
-      keys and values must be finite; apart from that they never matter.
+    mask: `[N]` bool, True at valid tokens; None means that all are valid. Keys and
+      values of masked tokens are ignored but must be finite.
 
   Returns:
-    A `CrossAttentionOutput`, without the leading M if the query has none;
-    zeros where no token is valid.
+    A `CrossAttentionOutput`.
 
   Raises:
-    ValueError: if the shapes do not fit together, or an array is not floating point.
+    ValueError: if the shapes do not fit together, or if an array is not floating point.
 
   >>> out = cross_attention(jnp.ones((1, 2)), jnp.ones((4, 1, 2)), jnp.ones((4, 1, 2)))
   >>> out.output.tolist(), out.weights.tolist()
@@ -127,7 +112,7 @@ def cross_attention(
       "query, keys, values must be [H, Dh] or [M, H, Dh], [N, H, Dh], [N, H, Dv],"
       f" got {query.shape}, {keys.shape}, {values.shape}"
     )
-  tree_lib.check_floating(query=query, keys=keys, values=values)
+  check_floating(query=query, keys=keys, values=values)
   if mask is None:
     mask = jnp.ones(keys.shape[0], bool)
   if mask.shape != keys.shape[:1]:
@@ -135,8 +120,8 @@ def cross_attention(
   if query.ndim == 2:
     out = cross_attention(query[None], keys, values, mask)
     return CrossAttentionOutput(output=out.output[0], weights=out.weights[0])
-  # Heads lead, so that each is one plain matrix product; weights are normalised
-  # behind the second product, where they are fewer.
+  # With heads as the leading axis, each head is one plain matrix product. Weights are
+  # normalised after the second product, on the smaller array.
   scale = jnp.sqrt(jnp.float32(query.shape[-1])).astype(query.dtype)
   queries = jnp.swapaxes(query / scale, 0, 1)
   logits = jnp.matmul(
@@ -163,9 +148,10 @@ def cross_attention(
 def sibling_attention(
   queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Self-attention within many small groups, such as the children of a node.
+  """Computes self-attention in many small groups, such as the children of a node.
 
-  A few elementwise products of whole arrays rather than many tiny matrices.
+  It uses elementwise products of whole arrays, which are faster than many products of
+  tiny matrices.
 
   Args:
     queries: `[..., b, H, Dh]`.
@@ -174,7 +160,11 @@ def sibling_attention(
     mask: `[..., b]` bool, True at valid members.
 
   Returns:
-    `[..., b, H, Dv]`.
+    `[..., b, H, Dv]`; 0 in groups without a valid member.
+
+  >>> x = jnp.ones((4, 2, 1, 3))
+  >>> sibling_attention(x, x, x, jnp.ones((4, 2), bool)).shape
+  (4, 2, 1, 3)
   """
   scale = jnp.sqrt(jnp.float32(queries.shape[-1]))
   members = range(queries.shape[-3])

@@ -1,7 +1,7 @@
-"""Serving a memory: queries padded to a few sizes, and programs that need no package.
+"""Serve predictions from a cached memory: fixed query sizes, and StableHLO export.
 
 A `predict` function here maps a memory and queries `[B, M, ...]` to a pytree of arrays
-`[B, M, ...]`, such as
+`[B, M, ...]`, for example:
 
   lambda memory, x: model.apply(params, memory, x, method="read").output.mean
 """
@@ -15,13 +15,15 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ["Predict", "Server", "export_read"]
+
 Predict = Callable[[typing.Any, jax.Array], typing.Any]
 
 
 class Server:
-  """Answers requests of any number of queries, compiling for a few sizes alone.
+  """Answers requests of any number of queries with a few compiled sizes.
 
-  A request is padded to the next size, one above the largest is cut into parts.
+  Requests are padded to the next size; larger ones are split.
 
   >>> server = Server(lambda memory, x: memory + x, jnp.ones(()), sizes=(1, 4))
   >>> server(jnp.zeros((1, 6, 2))).shape
@@ -34,15 +36,16 @@ class Server:
     memory: typing.Any,
     sizes: Sequence[int] = (1, 16, 256, 4096),
   ):
-    """Keeps the memory's arrays, flattened once rather than at every request.
+    """Flattens the memory once, which makes each request cheaper.
 
     Args:
-      predict: see the module.
-      memory: its first argument.
-      sizes: numbers of queries that are compiled for, each when first needed.
+      predict: the prediction function, see the module's docstring.
+      memory: the first argument of `predict`.
+      sizes: the numbers of queries to compile for; each is compiled when it is first
+        needed.
 
     Raises:
-      ValueError: if there is no size or one below 1.
+      ValueError: if there is no size, or if one is below 1.
     """
     if not sizes or min(sizes) < 1:
       raise ValueError(f"sizes must be numbers of at least 1, got {tuple(sizes)}")
@@ -53,7 +56,13 @@ class Server:
     )
 
   def __call__(self, queries: jax.typing.ArrayLike) -> typing.Any:
-    """Predicts for `[B, M, ...]` queries, M >= 1; NumPy arrays `[B, M, ...]`.
+    """Predicts for queries.
+
+    Args:
+      queries: `[B, M, ...]`, M >= 1.
+
+    Returns:
+      The result of `predict` as NumPy arrays, `[B, M, ...]`.
 
     Raises:
       ValueError: if there is no query.
@@ -68,7 +77,7 @@ class Server:
       size = next(size for size in self._sizes if size >= count)
       padding = [(0, 0), (0, size - count)] + [(0, 0)] * (part.ndim - 2)
       parts.append((count, self._predict(self._arrays, np.pad(part, padding))))
-    # Fetched when all are under way.
+    # Fetch results only after all parts have been dispatched.
     answers = [
       jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], part)
       for count, part in parts
@@ -82,21 +91,23 @@ def export_read(
   queries: jax.Array,
   platforms: Sequence[str] | None = None,
 ) -> bytes:
-  """Exports a read as StableHLO, for any number of queries.
+  """Exports a read as a StableHLO program for any number of queries.
 
-  What comes back is served without this package:
+  The program runs with JAX and without this package:
 
-    program = jax.export.deserialize(data)
+    program = jax.export.deserialize(bytearray(data))
     answer = program.call(arrays, queries)  # arrays: jax.tree.leaves(memory)
 
   Args:
-    predict: see the module; it returns arrays in tuples, lists or dicts.
-    memory: its first argument, or the shapes of it (`jax.ShapeDtypeStruct`).
-    queries: `[B, M, ...]`, of which M is left open.
-    platforms: such as ("cpu", "cuda"); None: that of this process.
+    predict: the prediction function, see the module's docstring. It must return arrays
+      in tuples, lists or dicts.
+    memory: the first argument of `predict`, or its shapes (`jax.ShapeDtypeStruct`).
+    queries: example queries, `[B, M, ...]`; the program accepts any M.
+    platforms: the platforms of the program, such as ("cpu", "cuda"); None means the
+      platform of this process.
 
   Returns:
-    The program, serialised; JAX needs the package flatbuffers for it.
+    The serialised program. JAX needs the package flatbuffers to write it.
   """
   arrays, structure = jax.tree.flatten(memory)
   (num_queries,) = jax_export.symbolic_shape("m")

@@ -1,15 +1,14 @@
-"""Trees over a context's tokens: construction and bottom-up aggregation.
+"""Trees over the tokens of a context: construction and bottom-up aggregation.
 
-A tree is data: a permutation of the tokens into the leaf slots of a perfect
-b-ary tree, and how many valid tokens each node holds. Every array has a shape
-that depends on the number of tokens N and the branch factor b alone, so that
-one compilation serves all contexts of a size, whatever their masks.
+A tree is a permutation of the tokens into the leaf slots of a perfect b-ary tree.
+The shapes of its arrays depend only on the number of tokens N and the branch factor
+b. One compilation therefore serves all contexts of one size, whatever their masks.
 
-How it is built (`build_tree`): how many tokens each node holds follows from
-the number of valid tokens alone, in closed form. Which tokens those are is one
-permutation: a sort, for the orders along a line; for a k-d tree a sort along
-every axis, and then one stable partition a level. Nothing here is learned and
-nothing is jitted: callers compose, `jax.jit` and `jax.vmap` these functions.
+The number of valid tokens under each node follows from the total number of valid
+tokens in closed form, see `Tree.node_count`. The permutation is a sort for the orders
+along a line. For a k-d tree it is a sort along every axis, and then one stable
+partition per level. Nothing here is learned and nothing is jitted: compose these
+functions with `jax.jit` and `jax.vmap`.
 """
 
 from collections.abc import Callable
@@ -20,30 +19,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tca_jax import kdtree_host
+from tca_jax.checks import check_context
+from tca_jax.checks import check_finite  # noqa: F401
+from tca_jax.checks import check_floating
+from tca_jax.checks import check_num_paths
+from tca_jax.checks import is_traced
+
+__all__ = [
+  "ORDERS",
+  "AggregateFn",
+  "Order",
+  "Tree",
+  "aggregate",
+  "build_tree",
+  "num_read_slots",
+  "subtree_mass",
+  "tree_depth",
+]
+
 Order = typing.Literal["kd", "given", "axis", "random_projection", "random"]
 ORDERS: tuple[str, ...] = typing.get_args(Order)
 
-# (children [..., b, D], mask [..., b]) -> [..., D]
+# Maps children `[..., b, D]` and their mask `[..., b]` to a summary `[..., D]`.
 AggregateFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-CHUNK = 2048  # the most nodes of a level that are aggregated at once
+CHUNK = 2048  # the maximum number of nodes that are aggregated in one call
 
 
 @chex.dataclass(frozen=True)
 class Tree:
   """A perfect b-ary tree over N tokens, all arrays of fixed shape.
 
-  Node i of a level has the children i * b, ..., i * b + b - 1 on the next one.
-  There are no static fields: depth and branch factor are read from shapes. A
-  batch of trees (`jax.vmap` of `build_tree`) has leading axes on every field.
+  Node i of a level has the children i * b, ..., i * b + b - 1 on the next level.
+  There are no static fields: depth and branch factor follow from shapes. A batch of
+  trees (`jax.vmap` of `build_tree`) has leading axes on every field.
 
   Attributes:
     leaf_index: `[L]` int32, the token in each leaf slot, always in [0, N);
-      meaningless where `leaf_mask` is False.
-    leaf_mask: `[L]` bool, whether the slot holds a valid token.
-    root_count: `[b]` int32, the number of valid tokens under each child of the
-      root (in a tree of depth 0, whose root is a leaf, under each it would have).
-      `node_count` tells those of every other node.
+      undefined where `leaf_mask` is False.
+    leaf_mask: `[L]` bool, True where the slot has a valid token.
+    root_count: `[b]` int32, the number of valid tokens under each child of the root.
+      A tree of depth 0 has the counts that the children would have. See `node_count`
+      for other nodes.
   """
 
   leaf_index: jax.Array
@@ -52,7 +70,7 @@ class Tree:
 
   @property
   def num_leaves(self) -> int:
-    """L = b**depth, the number of leaf slots, padding included."""
+    """L = b**depth, the number of leaf slots, including padding."""
     return self.leaf_index.shape[-1]
 
   @property
@@ -71,22 +89,33 @@ class Tree:
     return jnp.sum(self.root_count, axis=-1)
 
   def node_count(self, level: int) -> jax.Array:
-    """`[..., b**level]` int32: the valid tokens under each node of a level.
+    """Counts the valid tokens under each node of a level.
 
-    Halving n tokens evenly, larger half first, again and again, deals them out
-    to the nodes like cards: token t goes to the node whose index, its base-b
-    digits reversed, is t mod b**level. So n alone tells all counts.
+    Splits are balanced, and larger parts come first. The counts therefore depend only
+    on the number of valid tokens n: a node of level l whose index has the base-b digit
+    reversal r has ceil((n - r) / b**l) valid tokens.
+
+    Args:
+      level: the level, in [0, depth].
+
+    Returns:
+      `[..., b**level]` int32.
 
     >>> build_tree(jnp.ones((5, 1))).node_count(2).tolist()
     [2, 1, 1, 1]
     """
     nodes = self.branch_factor**level
     reversal = jnp.asarray(_digit_reversal(self.branch_factor, level))
+    reversal = jnp.expand_dims(reversal, range(self.root_count.ndim - 1))
     return (self.num_valid[..., None] - reversal + nodes - 1) // nodes
 
 
 def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
-  """The smallest depth with branch_factor**depth >= num_tokens.
+  """Returns the smallest depth with branch_factor**depth >= num_tokens.
+
+  Args:
+    num_tokens: N.
+    branch_factor: b, at least 2.
 
   Raises:
     ValueError: if branch_factor is below 2.
@@ -103,7 +132,14 @@ def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
 
 
 def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) -> int:
-  """The most nodes that one query reads: |S| = (b - 1) * depth + 1 along one path.
+  """Returns |S|, the maximum number of nodes that one query reads.
+
+  It is (b - 1) * depth + 1 for one path.
+
+  Args:
+    num_tokens: N.
+    branch_factor: b, at least 2.
+    num_paths: the beam width, at least 1; see `retrieval.read`.
 
   Raises:
     ValueError: if branch_factor is below 2, or num_paths below 1.
@@ -120,92 +156,6 @@ def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) 
   return slots + kept
 
 
-def check_num_paths(num_paths: int) -> None:
-  """Raises ValueError on a number of paths below 1."""
-  if num_paths < 1:
-    raise ValueError(f"num_paths must be at least 1, got {num_paths}")
-
-
-def is_traced(*arrays: jax.Array | None) -> bool:
-  """Whether any of the arrays is abstract, so that its values are not known."""
-  return any(isinstance(x, jax.core.Tracer) for x in arrays)
-
-
-def check_context(
-  coords: jax.Array, mask: jax.Array | None = None, **features: jax.Array
-) -> None:
-  """Raises on a context that no system can read.
-
-  Shapes and dtypes are always checked; values only where they are known, that
-  is outside `jax.jit`, `jax.vmap` and `jax.grad`.
-
-  Args:
-    coords: `[..., N, C]` floating point.
-    mask: `[..., N]` bool or None, True at valid tokens.
-    **features: `[..., N, D]` floating point, by the name that an error gives.
-
-  Raises:
-    ValueError: if a shape or dtype is wrong, if N or C is 0, if a context has
-      no valid token, or if a valid coordinate or feature is not finite.
-  """
-  if coords.ndim < 2 or 0 in coords.shape[-2:]:
-    raise ValueError(
-      "coords must be [..., N, C] with N >= 1 tokens and C >= 1 axes, got"
-      f" shape {coords.shape}"
-    )
-  named = {"coords": coords} | features
-  check_floating(**named)
-  for name, x in named.items():
-    if x.ndim < 2 or x.shape[:-1] != coords.shape[:-1]:
-      raise ValueError(
-        f"{name} must be {coords.shape[:-1]} + (D,) to match coords {coords.shape},"
-        f" got shape {x.shape}"
-      )
-  if mask is not None:
-    if mask.dtype != jnp.bool_:
-      raise ValueError(f"mask must be bool, got dtype {mask.dtype}")
-    if mask.shape != coords.shape[:-1]:
-      raise ValueError(
-        f"mask must be {coords.shape[:-1]} to match coords {coords.shape},"
-        f" got shape {mask.shape}"
-      )
-  if is_traced(coords, mask, *features.values()):
-    return
-  valid = np.ones(coords.shape[:-1], bool) if mask is None else np.asarray(mask)
-  empty = ~valid.any(-1)
-  if empty.any():
-    raise ValueError(
-      "every context needs at least one valid token, but the mask is all"
-      f" False in {int(empty.sum())} of {empty.size} contexts"
-    )
-  for name, x in named.items():
-    bad = valid & ~np.isfinite(np.asarray(x, np.float32)).all(-1)
-    if bad.any():
-      raise ValueError(
-        f"{name} must be finite at valid tokens, but {int(bad.sum())} of"
-        f" {int(valid.sum())} hold NaN or infinity, the first at index"
-        f" {tuple(int(i) for i in np.argwhere(bad)[0])}"
-      )
-
-
-def check_floating(**arrays: jax.Array) -> None:
-  """Raises ValueError on an array that is not floating point, which it names."""
-  for name, x in arrays.items():
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
-
-
-def check_finite(**arrays: jax.Array) -> None:
-  """Raises ValueError on an array that is not floating point, or not finite.
-
-  Values are looked at only where they are known, as in `check_context`.
-  """
-  check_floating(**arrays)
-  for name, x in arrays.items():
-    if not is_traced(x) and not np.isfinite(np.asarray(x, np.float32)).all():
-      raise ValueError(f"{name} must be finite, but some hold NaN or infinity")
-
-
 def build_tree(
   coords: jax.Array,
   mask: jax.Array | None = None,
@@ -217,33 +167,32 @@ def build_tree(
 ) -> Tree:
   """Builds a balanced tree over the valid tokens of one context (Sec. 3.1).
 
-  Every node is split into b parts whose numbers of valid tokens differ by at
-  most one, the larger parts first; where a part begins depends on the counts
-  alone. Ties in the sort key go by token index.
+  Every node is split into b parts whose numbers of valid tokens differ by at most
+  one, with larger parts first. Ties of the sort key are broken by token index.
 
-  Under a transformation a k-d tree is built by XLA. Outside, if the arrays are a
-  CPU's, NumPy builds the same tree, faster and without compiling.
+  Under a transformation, XLA builds the tree. Outside, NumPy builds a k-d tree of
+  arrays on a CPU: the result is the same, but it is faster and needs no compilation.
 
   Args:
-    coords: `[N, C]` floating point, where each token lies.
-    mask: `[N]` bool, True at valid tokens; None means all. What a masked token
-      holds never matters.
+    coords: `[N, C]` floating point, the location of each token.
+    mask: `[N]` bool, True at valid tokens; None means that all are valid. The
+      coordinates of masked tokens are ignored.
     branch_factor: b >= 2.
-    order: the heuristic. "kd": a true k-d tree, each node is cut across the
-      axis along which its own tokens spread widest (the lowest such axis).
-      "given": the order of the tokens. "axis": sorted by `axis`.
-      "random_projection": sorted by the projection on one random direction.
-      "random": shuffled, to see what an order is worth.
-    axis: for order "axis", which coordinate, in [-C, C).
-    rng: for the random orders, their key; consumed.
+    order: the order of the tokens in the leaves. "kd": a k-d tree; each node is split
+      along the axis in which its tokens have the widest range (the first such axis).
+      "given": the order of the arguments. "axis": sorted by the coordinate `axis`.
+      "random_projection": sorted by the projection onto one random direction.
+      "random": a random permutation (ablation).
+    axis: the coordinate that order "axis" sorts by, in [-C, C).
+    rng: the key of the random orders, which consume it.
 
   Returns:
     A `Tree` with L = b**depth leaf slots, depth = `tree_depth(N, b)`.
 
   Raises:
-    ValueError: if a shape, dtype or option is not as above; outside a
-      transformation also if a valid coordinate is not finite, or if no token is
-      valid. Under one, NaN counts as the largest coordinate.
+    ValueError: if a shape, a dtype or an option is wrong; outside a transformation
+      also if a valid coordinate is not finite, or if no token is valid. Under a
+      transformation, NaN is sorted as the largest coordinate.
 
   >>> tree = build_tree(jnp.array([[3.0], [1.0], [2.0]]))
   >>> tree.depth, tree.num_leaves, tree.leaf_index.tolist()
@@ -273,7 +222,8 @@ def build_tree(
     mask = jnp.ones(num_tokens, bool)
   if order == "kd" and num_axes > 1 and _on_host(coords, mask):
     return _build_on_host(np.asarray(coords), np.asarray(mask), b)
-  mask = jax.lax.optimization_barrier(mask)  # else XLA sorts constants, compiling
+  # Without the barrier, XLA sorts a constant mask at compile time, which is slow.
+  mask = jax.lax.optimization_barrier(mask)
   points = jnp.where(mask[:, None], coords, 0)
   if order == "axis":
     points = points[:, axis, None]
@@ -281,8 +231,8 @@ def build_tree(
     if rng is None:
       raise ValueError(f"order {order!r} needs rng, got None")
     if order == "random":
-      place = jnp.maximum(jnp.cumsum(mask) - 1, 0)  # among the valid tokens alone
-      points = jax.random.uniform(rng, (num_tokens, 1))[place]
+      rank = jnp.maximum(jnp.cumsum(mask) - 1, 0)  # among valid tokens
+      points = jax.random.uniform(rng, (num_tokens, 1))[rank]
     else:
       direction = jax.random.normal(rng, (num_axes,), points.dtype)
       points = (points @ direction)[:, None]
@@ -292,7 +242,7 @@ def build_tree(
   if order == "given":
     ranking = jnp.argsort(~mask, stable=True)
   else:
-    # Masked tokens are sorted as infinity: no valid one may be.
+    # Masked tokens are sorted as infinity, so valid ones must be finite.
     largest = jnp.finfo(points.dtype).max
     points = jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
     ranking = jnp.stack([_sort_valid(x, mask) for x in points.T])
@@ -307,7 +257,7 @@ def build_tree(
 
 
 def _digit_reversal(b: int, level: int) -> np.ndarray:
-  """`[b**level]`: each node's index with its base-b digits reversed."""
+  """Returns each node's index with its base-b digits reversed, `[b**level]`."""
   reversal = np.zeros(1, np.int32)
   for l in range(level):
     reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
@@ -315,12 +265,12 @@ def _digit_reversal(b: int, level: int) -> np.ndarray:
 
 
 def _root_count(count: typing.Any, b: int) -> typing.Any:
-  """`[b]`: the valid tokens under each child of the root, the larger parts first."""
+  """Splits a count into b parts, larger parts first, `[b]`."""
   return (count + np.arange(b, dtype=np.int32)[::-1]) // b
 
 
 def _on_host(*arrays: jax.Array) -> bool:
-  """Whether NumPy can read the arrays without a transfer, and knows their dtypes."""
+  """Returns whether NumPy can read the arrays without a transfer or conversion."""
   return not is_traced(*arrays) and all(
     x.dtype in (jnp.float32, jnp.bool_)
     and all(device.platform == "cpu" for device in x.devices())
@@ -329,12 +279,12 @@ def _on_host(*arrays: jax.Array) -> bool:
 
 
 def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
-  """`build_tree` of order "kd" in NumPy."""
+  """Builds a k-d tree in NumPy; equals `build_tree` with order "kd"."""
   depth = tree_depth(len(coords), b)
   count = int(mask.sum())
   leaf_mask = _digit_reversal(b, depth) < count
   leaf_index = np.zeros(b**depth, np.int32)
-  leaf_index[leaf_mask] = _split_on_host(coords, np.flatnonzero(mask), b)
+  leaf_index[leaf_mask] = kdtree_host.kd_permutation(coords, np.flatnonzero(mask), b)
   return Tree(
     leaf_index=jnp.asarray(leaf_index),
     leaf_mask=jnp.asarray(leaf_mask),
@@ -342,93 +292,30 @@ def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
   )
 
 
-def _split_on_host(coords: np.ndarray, tokens: np.ndarray, b: int) -> np.ndarray:
-  """The tokens in the order of a k-d tree's leaves.
-
-  A level is a table of its nodes' tokens, at most one of a row missing, at its
-  end. A row is partitioned by a 64-bit key: the coordinate above, the token below.
-
-  Args:
-    coords: `[N, C]` float32.
-    tokens: `[n]`, the valid ones.
-    b: the branch factor.
-
-  Returns:
-    `[n]`.
-  """
-  missing = np.uint64(2**64 - 1)
-  axes = [_sortable(x) for x in coords.T]
-  rows = tokens.astype(np.uint32)[None]
-  count = np.array([len(tokens)])
-  while (width := rows.shape[1]) > 1:
-    short = np.flatnonzero(count < width)
-    best, widest = np.zeros_like(rows), np.full(len(rows), -np.inf, np.float32)
-    for axis in axes:
-      x = axis.take(rows, mode="clip")
-      x[short, -1] = x[short, 0]
-      columns = np.ascontiguousarray(x.T) if width < 32 else x.T  # NumPy's fast way
-      with np.errstate(over="ignore"):
-        spread = _unsortable(columns.max(axis=0)) - _unsortable(columns.min(axis=0))
-      wider = spread > widest
-      best = np.where(wider[:, None], x, best)
-      widest = np.where(wider, spread, widest)
-    keys = best.astype(np.uint64) << np.uint64(32) | rows
-    child_width = -(-width // b)
-    children = np.full((len(rows), b, child_width), missing)
-    child_count = np.empty((len(rows), b), np.int64)
-    for size in (width, width - 1):
-      chosen = slice(None) if np.all(count == size) else count == size
-      sizes = [-(-(size - part) // b) for part in range(b)]
-      starts = np.cumsum([0, *sizes])
-      part_keys = keys[chosen, :size]
-      end = size
-      for start in starts[-2:0:-1]:  # from the right, each within the rest
-        if start < end:
-          part_keys[:, :end].partition(start, axis=1)
-          end = start
-      for part, (start, n) in enumerate(zip(starts, sizes, strict=False)):
-        children[chosen, part, :n] = part_keys[:, start : start + n]
-      child_count[chosen] = sizes
-    rows = children.reshape(-1, child_width).astype(np.uint32)
-    count = child_count.ravel()
-  return rows[count > 0, 0]
-
-
-def _sortable(x: np.ndarray) -> np.ndarray:
-  """uint32 in the order of the float32, -0.0 being 0.0."""
-  bits = (x + np.float32(0)).view(np.uint32)
-  return np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
-
-
-def _unsortable(bits: np.ndarray) -> np.ndarray:
-  """The float32 that `_sortable` made the bits of."""
-  return np.where(bits >> 31, bits & np.uint32(2**31 - 1), ~bits).view(np.float32)
-
-
 def _sort_valid(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """`[N]` int32: the tokens by ascending x, ties by index, masked ones last."""
+  """Sorts tokens by x, then index, `[N]` int32; masked tokens come last."""
   return jnp.argsort(jnp.where(mask, x, jnp.inf), stable=True).astype(jnp.int32)
 
 
 def _refine(
   ranking: jax.Array, points: jax.Array, leaf_mask: jax.Array, b: int
 ) -> jax.Array:
-  """Orders the tokens as a k-d tree does, level by level.
+  """Reorders sorted tokens into the leaf order of a k-d tree, level by level.
 
-  A level looks at each node's tokens in the order of every axis, finds the
-  axis of the widest spread from the first and the last of them, and moves the
-  tokens of each part together, keeping their order within it (a stable
-  partition). All levels have the same shapes, so one scan serves them.
+  The tokens of each node are kept sorted along every axis. At each level, the first
+  and the last token of a node give its range along each axis. The order along the
+  widest axis assigns every token to a part. A stable partition then makes the tokens
+  of each part contiguous and keeps them sorted along every axis. All levels have the
+  same shapes, so one scan serves them.
 
   Args:
     ranking: `[C, N]` int32, the tokens sorted along each axis, masked ones last.
-    points: `[N, C]`, the axes.
+    points: `[N, C]`, the coordinates.
     leaf_mask: `[L]` bool.
     b: the branch factor.
 
   Returns:
-    `[C, N]` int32: in every row, position p holds the token of the p-th valid
-    leaf.
+    `[C, N]` int32; in every row, entry p is the token of the p-th valid leaf.
   """
   num_axes, num_tokens = ranking.shape
   depth = tree_depth(leaf_mask.shape[0], b)
@@ -439,10 +326,10 @@ def _refine(
   slot = jnp.argsort(~leaf_mask, stable=True)[:num_tokens]
   before = jnp.pad(jnp.cumsum(leaf_mask), (1, 0))  # valid leaves before a slot
   axes = jnp.arange(num_axes)[:, None]
-  part_dtype = jnp.int8 if b < 128 else jnp.int32  # small ones stay in cache
+  part_dtype = jnp.int8 if b < 128 else jnp.int32  # int8 stays in cache
 
   def split(ranking, part_width):
-    """Splits all nodes of a level, whose children are `part_width` leaves wide."""
+    """Splits all nodes of a level into parts of `part_width` leaf slots."""
     child = slot // part_width
     node = child // b
     start, end = before[node * (b * part_width)], before[(node + 1) * (b * part_width)]
@@ -456,13 +343,13 @@ def _refine(
 
     def partition(order):
       part = part_of_token[order].astype(jnp.int32)
-      # How many of the node's tokens, up to here, go to each part but the last.
-      joins = (part[:, None] == jnp.arange(b - 1)).astype(jnp.int32)
+      # For each part but the last: how many earlier tokens of the node it takes.
+      joins = (part[:, None] == jnp.arange(b - 1)[None]).astype(jnp.int32)
       total = jnp.pad(jax.lax.associative_scan(jnp.add, joins), ((1, 0), (0, 0)))
       earlier = total[:-1] - total[start]
       last = position - start - jnp.sum(earlier, axis=1)
       earlier = jnp.concatenate([earlier, last[:, None]], axis=1)
-      rank = jnp.sum(jnp.where(part[:, None] == jnp.arange(b), earlier, 0), axis=1)
+      rank = jnp.sum(jnp.where(part[:, None] == jnp.arange(b)[None], earlier, 0), axis=1)
       target = before[(node * b + part) * part_width] + rank
       target = jnp.where(valid, target, position)
       return jnp.zeros_like(order).at[target].set(order, unique_indices=True)
@@ -476,28 +363,28 @@ def _refine(
 def aggregate(
   aggregate_fn: AggregateFn, tree: Tree, tokens: jax.Array, *, in_chunks: bool = True
 ) -> tuple[jax.Array, ...]:
-  """Summarises every subtree in its inner node, from the leaves up (Sec. 3.1).
+  """Computes the value of every node from the leaves up (Sec. 3.1).
 
-  value(node) = aggregate_fn(values of its children), with the same function
-  at every node of every level. A node with one valid child takes that child's
-  value unchanged, so that padding a context does not change its tree. The
-  function sees zeros in place of masked children and must be finite there. Levels
-  of more than `CHUNK` nodes are aggregated by `jax.lax.map` over chunks of them.
+  value(node) = aggregate_fn(values of its children), with the same function at every
+  node of every level. A node with one valid child takes the value of that child, so
+  that padding a context does not change its tree. The function receives 0 for masked
+  children and must be finite there. Levels of more than `CHUNK` nodes are aggregated
+  in chunks by `jax.lax.map`.
 
   Args:
     aggregate_fn: `(children [..., b, D], mask [..., b]) -> [..., D]`.
     tree: a `Tree` over N tokens.
     tokens: `[N, D]` floating point.
-    in_chunks: whether large levels are taken in chunks. A function that draws random
-      numbers, as dropout does, would draw the same for all nodes of such a level.
+    in_chunks: whether large levels are aggregated in chunks. Use False for a function
+      that draws random numbers, such as dropout: all chunks would draw the same.
 
   Returns:
-    depth + 1 arrays, `levels[l]` of shape `[b**l, D]`, from the root (l = 0)
-    to the leaves in leaf order. Nodes without a valid token hold zeros.
+    depth + 1 arrays, `levels[l]` of shape `[b**l, D]`, from the root (l = 0) to the
+    leaves in leaf order. Nodes without a valid token are 0.
 
   Raises:
-    ValueError: if tokens is not `[N, D]` with N that fits the tree, or not floating
-      point.
+    ValueError: if tokens is not `[N, D]`, N does not fit the tree, or tokens is not
+      floating point.
 
   >>> mean = lambda x, m: x.sum(-2) / jnp.maximum(m.sum(-1), 1)[..., None]
   >>> tree = build_tree(jnp.array([[0.0], [1.0], [2.0]]))
@@ -515,7 +402,7 @@ def aggregate(
 
   def aggregate_or_pass(children, mask):
     summary = aggregate_fn(children, mask)
-    only_child = jnp.sum(children, axis=-2)  # masked children are zeros
+    only_child = jnp.sum(children, axis=-2)  # masked children are 0
     several = jnp.sum(mask, axis=-1, keepdims=True) > 1
     return jnp.where(several, summary, only_child).astype(children.dtype)
 
@@ -536,10 +423,10 @@ def aggregate(
 
 
 def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...]:
-  """Sums a weight over leaves under every node of every level.
+  """Sums weights of leaves under every node of every level.
 
   Args:
-    weights: `[..., L]` with L a power of the branch factor, in leaf order.
+    weights: `[..., L]` in leaf order; L is a power of the branch factor.
     branch_factor: b.
 
   Returns:

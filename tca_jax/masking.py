@@ -1,0 +1,89 @@
+"""Softmax and mean over the valid entries of an array.
+
+`jax.nn.softmax(where=...)` gives NaN where nothing is valid. These functions return
+finite values and finite gradients under any mask.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["MASKED", "masked_log_softmax", "masked_mean", "masked_softmax"]
+
+# Replaces -inf in logits and log-probabilities. It is finite, so that a masked entry
+# never becomes NaN in a gradient, and exp(MASKED - x) is still 0 for any x.
+MASKED = -1e30
+
+
+def masked_log_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
+  """Computes the log-softmax over valid entries; masked entries become `MASKED`.
+
+  Args:
+    logits: `[...]` floating point.
+    mask: bool, broadcastable to logits. May be False everywhere.
+    axis: the axis that is normalised.
+
+  Returns:
+    `[...]` with the dtype of logits, finite everywhere and with finite gradients.
+
+  >>> masked_log_softmax(jnp.zeros(3), jnp.array([True, False, False])).tolist()[0]
+  0.0
+  """
+  shifted = jnp.where(mask, logits, MASKED)
+  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
+  shifted = jnp.where(mask, shifted - peak, 0)
+  total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0), axis, keepdims=True)
+  log_total = jnp.log(jnp.where(total > 0, total, 1))
+  return jnp.where(mask, shifted - log_total, MASKED)
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
+  """Computes the softmax over valid entries; masked entries become 0.
+
+  Args:
+    logits: `[...]` floating point.
+    mask: bool, broadcastable to logits. May be False everywhere.
+    axis: the axis that is normalised.
+
+  Returns:
+    `[...]` with the dtype of logits, finite everywhere and with finite gradients.
+
+  >>> masked_softmax(jnp.zeros(3), jnp.array([True, True, False])).tolist()
+  [0.5, 0.5, 0.0]
+  """
+  shifted = jnp.where(mask, logits, MASKED)
+  peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
+  weights = jnp.where(mask, jnp.exp(jnp.where(mask, shifted - peak, 0)), 0)
+  total = jnp.sum(weights, axis, keepdims=True)
+  return weights / jnp.where(total > 0, total, 1)
+
+
+def masked_mean(
+  x: jax.Array,
+  where: jax.Array | None = None,
+  axis: int | Sequence[int] | None = None,
+  keepdims: bool = False,
+) -> jax.Array:
+  """Computes the mean over the entries where `where` is True, or 0 without any.
+
+  Args:
+    x: `[...]`.
+    where: bool, broadcastable to x; None means all entries.
+    axis: the axes of the mean, as in `jnp.mean`; None means all axes.
+    keepdims: whether the reduced axes stay, with size 1.
+
+  Returns:
+    The mean; entries where `where` is False may be NaN.
+
+  >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).item()
+  2.0
+  """
+  x = jnp.asarray(x)
+  if where is None:
+    where = jnp.ones(x.shape, bool)
+  where = jnp.broadcast_to(where, x.shape)
+  zero = jnp.zeros((), x.dtype)
+  total = jnp.sum(jnp.where(where, x, zero), axis=axis, keepdims=keepdims)
+  count = jnp.sum(where, axis=axis, keepdims=keepdims)
+  return total / jnp.maximum(count, 1).astype(total.dtype)

@@ -1,0 +1,182 @@
+"""Network layers: feed-forward and self-attention blocks, encoder, aggregator."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import typing
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from tca_jax import attention
+from tca_jax.masking import masked_mean
+
+__all__ = [
+  "MLP",
+  "Aggregator",
+  "Dtype",
+  "Encoder",
+  "FeedForward",
+  "SelfAttention",
+  "TransformerLayer",
+]
+
+Dtype = typing.Any  # a data type that jax.numpy accepts
+
+
+class MLP(nn.Module):
+  """Dense layers with an activation between them, `[..., D] -> [..., features[-1]]`.
+
+  Attributes:
+    features: the width of each layer.
+    activation: the function between layers; not applied after the last one.
+    dtype: the data type of activations.
+  """
+
+  features: Sequence[int]
+  activation: Callable[[jax.Array], jax.Array] = nn.elu
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for i, width in enumerate(self.features):
+      x = self.activation(x) if i else x
+      x = nn.Dense(width, dtype=self.dtype)(x)
+    return x
+
+
+class FeedForward(nn.Module):
+  """Pre-norm GEGLU block with a skip connection, `[..., D] -> [..., D]`.
+
+  Attributes:
+    hidden: the width of the hidden layer.
+    dropout: the dropout rate of the block's output.
+    dtype: the data type of activations.
+  """
+
+  hidden: int = 128
+  dropout: float = 0.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    h = nn.LayerNorm(dtype=self.dtype)(x)
+    gate, h = jnp.split(nn.Dense(2 * self.hidden, dtype=self.dtype)(h), 2, -1)
+    h = nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(gate) * h)
+    return x + nn.Dropout(self.dropout)(h, deterministic=not train)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention, `[B, N, D]` with mask `[B, N]` -> `[B, N, D]`.
+
+  Attributes:
+    num_heads: H, must divide D.
+    small_groups: whether to use `attention.sibling_attention`, which is faster for
+      many groups of few tokens, such as the children of each node of a tree. Then
+      any number of leading axes is allowed.
+    dtype: the data type of activations.
+  """
+
+  num_heads: int = 4
+  small_groups: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def project(name: str) -> nn.Dense:
+      return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)
+
+    queries, keys, values = (
+      attention.split_heads(project(name)(x), self.num_heads)
+      for name in ("query", "key", "value")
+    )
+    if self.small_groups:
+      attended = attention.sibling_attention(queries, keys, values, mask)
+    else:
+      attend = jax.vmap(attention.cross_attention)
+      attended = attend(queries, keys, values, mask).output
+    return project("out")(attention.merge_heads(attended))
+
+
+class TransformerLayer(nn.Module):
+  """Pre-norm self-attention and feed-forward.
+
+  Attributes:
+    num_heads: H, must divide D.
+    hidden: the width of the feed-forward block.
+    dropout: the dropout rate of the output of each block.
+    small_groups: see `SelfAttention`.
+    dtype: the data type of activations.
+  """
+
+  num_heads: int = 4
+  hidden: int = 128
+  dropout: float = 0.0
+  small_groups: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+    """`[B, N, D]`, mask `[B, N]` -> `[B, N, D]`; masked tokens are ignored."""
+    attend = SelfAttention(self.num_heads, self.small_groups, self.dtype)
+    h = attend(nn.LayerNorm(dtype=self.dtype)(x), mask)
+    x = x + nn.Dropout(self.dropout)(h, deterministic=not train)
+    return FeedForward(self.hidden, self.dropout, self.dtype)(x, train)
+
+
+class Encoder(nn.Module):
+  """A stack of transformer layers, `[B, N, D]` with mask `[B, N]` -> `[B, N, D]`.
+
+  With `num_layers=0` it only zeroes masked tokens.
+
+  Attributes:
+    num_layers: the number of layers.
+    num_heads: H, must divide D.
+    hidden: the width of the feed-forward blocks.
+    dropout: the dropout rate of the output of each block.
+    dtype: the data type of activations.
+  """
+
+  num_layers: int = 6
+  num_heads: int = 4
+  hidden: int = 128
+  dropout: float = 0.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+    x = jnp.where(mask[..., None], x, 0)
+    for _ in range(self.num_layers):
+      x = TransformerLayer(self.num_heads, self.hidden, self.dropout, dtype=self.dtype)(
+        x, mask, train
+      )
+    return x
+
+
+class Aggregator(nn.Module):
+  """One transformer layer over the children, then their masked mean (Sec. 3.1).
+
+  A bound aggregator is a `tree.AggregateFn`: it maps children `[..., b, D]` and mask
+  `[..., b]` to `[..., D]`. Where every child is masked, the result is 0 and has no
+  gradient.
+
+  Attributes:
+    num_heads: H, must divide D.
+    hidden: the width of the feed-forward block.
+    dropout: the dropout rate of the output of each block.
+    dtype: the data type of activations.
+  """
+
+  num_heads: int = 4
+  hidden: int = 128
+  dropout: float = 0.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, children: jax.Array, mask: jax.Array, train: bool = False
+  ) -> jax.Array:
+    x = TransformerLayer(self.num_heads, self.hidden, self.dropout, True, self.dtype)(
+      children, mask, train
+    )
+    return masked_mean(x, mask[..., None], axis=-2)

@@ -1,0 +1,267 @@
+"""Read-outs: layers that index a context once and read it with queries."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tca_jax import checks
+from tca_jax import memory as memory_lib
+from tca_jax import retrieval
+from tca_jax import tree as tree_lib
+from tca_jax.memory import FlatMemory
+from tca_jax.memory import TreeMemory
+from tca_jax.modules.interface import attend_all
+from tca_jax.modules.interface import Reading
+from tca_jax.modules.interface import ReadOut
+from tca_jax.modules.interface import TrainingReading
+from tca_jax.modules.layers import Aggregator
+from tca_jax.modules.layers import Encoder
+
+__all__ = [
+  "CrossAttention",
+  "PerceiverIO",
+  "TreeCrossAttention",
+]
+
+
+class _FlatReadOut(ReadOut):
+  """A read-out without a tree: every query reads the whole memory."""
+
+  def retrieve(
+    self, memory: FlatMemory, queries: jax.Array, train: bool, num_paths: int
+  ) -> Reading:
+    if num_paths != 1:
+      raise ValueError(
+        f"num_paths must be 1 for {type(self).__name__}, which has no tree, got"
+        f" {num_paths}"
+      )
+    return self._retrieve_flat(memory, queries, train)
+
+  def _check_no_tree(self, tree: tree_lib.Tree | None) -> None:
+    if tree is not None:
+      raise self._no_tree_error()
+
+
+class CrossAttention(_FlatReadOut):
+  """Full cross attention: every query reads all N tokens."""
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    mask: jax.Array,
+    train: bool = False,
+    tree: tree_lib.Tree | None = None,
+  ) -> FlatMemory:
+    del coords, train
+    self._check_no_tree(tree)
+    self._check_tokens(tokens)
+    return self._store_flat(tokens, mask)
+
+
+class PerceiverIO(_FlatReadOut):
+  """Perceiver IO: L latents attend to the N tokens, and queries read the latents.
+
+  The memory of a context without a valid token is masked everywhere.
+
+  Attributes:
+    num_latents: L.
+    num_latent_layers: the number of transformer layers over the latents.
+  """
+
+  num_latents: int = 8
+  num_latent_layers: int = 1
+
+  def setup(self) -> None:
+    super().setup()
+    if self.num_latents < 1:
+      raise ValueError(f"num_latents must be at least 1, got {self.num_latents}")
+    self.latents = self.param(
+      "latents", nn.initializers.normal(1.0), (self.num_latents, self.width)
+    )
+    self.distil = CrossAttention(
+      self.width, self.num_heads, self.hidden, self.dropout, self.dtype
+    )
+    self.latent_encoder = Encoder(
+      self.num_latent_layers,
+      self.num_heads,
+      self.hidden,
+      self.dropout,
+      self.dtype,
+    )
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    mask: jax.Array,
+    train: bool,
+    tree: tree_lib.Tree | None,
+  ) -> FlatMemory:
+    self._check_no_tree(tree)
+    self._check_tokens(tokens)
+    shape = (tokens.shape[0], *self.latents.shape)
+    latents = jnp.broadcast_to(self.latents, shape).astype(self.dtype)
+    context = self.distil.store(tokens, coords, mask)
+    latents = self.distil.retrieve(context, latents, train, num_paths=1).output
+    any_valid = jnp.any(mask, axis=-1, keepdims=True)
+    latent_mask = jnp.broadcast_to(any_valid, latents.shape[:2])
+    latents = self.latent_encoder(latents, latent_mask, train)
+    return self._store_flat(latents, latent_mask)
+
+
+class TreeCrossAttention(ReadOut):
+  """Tree Cross Attention: every query reads at most (b - 1) * depth + 1 nodes.
+
+  Attributes:
+    branch_factor: b.
+    order: how tokens are ordered into leaves, see `build_tree`.
+    axis: the coordinate that order "axis" sorts by.
+    order_seed: the random seed of the random orders, the same for all contexts.
+    share_policy: whether policy and attention share the projections of query and
+      key, as published.
+    tree_gradient: whether gradients flow through the inner nodes to their children.
+      The paper stops gradients at the input of every aggregation.
+  """
+
+  branch_factor: int = 2
+  order: tree_lib.Order = "kd"
+  axis: int = 0
+  order_seed: int = 0
+  share_policy: bool = True
+  tree_gradient: bool = True
+
+  def setup(self) -> None:
+    super().setup()
+    self.aggregator = Aggregator(self.num_heads, self.hidden, self.dropout, self.dtype)
+    if not self.share_policy:
+      self.policy_query = nn.Dense(self.width, dtype=self.dtype)
+      self.policy_key = nn.Dense(self.width, dtype=self.dtype)
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    mask: jax.Array,
+    train: bool,
+    tree: tree_lib.Tree | None,
+  ) -> TreeMemory:
+    """Builds and aggregates the trees, and caches keys and values of all nodes."""
+    self._check_tokens(tokens)
+    if tree is None:
+      tree = jax.vmap(self._build_tree)(coords, mask)
+    else:
+      _check_trees(tree, mask, self.branch_factor)
+    if self.is_initializing():
+      # Large levels are aggregated in a loop, where parameters cannot be created.
+      children = jnp.zeros((1, self.branch_factor, self.width), self.dtype)
+      self.aggregator(children, jnp.ones(children.shape[:2], bool))
+
+    def aggregate(aggregator, tree, tokens):
+      def aggregate_fn(children, child_mask):
+        if not self.tree_gradient:
+          children = jax.lax.stop_gradient(children)
+        return aggregator(children, child_mask, train)
+
+      draws = train and self.dropout > 0
+      return tree_lib.aggregate(aggregate_fn, tree, tokens, in_chunks=not draws)
+
+    levels = nn.vmap(
+      aggregate,
+      variable_axes={"params": None},
+      split_rngs={"params": False, "dropout": True},
+    )(self.aggregator, tree, tokens.astype(self.dtype))
+
+    join = functools.partial(memory_lib.join_levels, branch_factor=self.branch_factor)
+    nodes = jax.vmap(join)(levels)
+    return memory_lib.from_slots(
+      tree,
+      keys=self._heads(self.key, nodes),
+      values=self._heads(self.value, nodes),
+      policy_keys=(None if self.share_policy else self._heads(self.policy_key, nodes)),
+    )
+
+  def _build_tree(self, coords: jax.Array, mask: jax.Array) -> tree_lib.Tree:
+    rng = None
+    if self.order in ("random", "random_projection"):
+      rng = jax.random.key(self.order_seed)
+    return tree_lib.build_tree(
+      coords,
+      mask,
+      branch_factor=self.branch_factor,
+      order=self.order,
+      axis=self.axis,
+      rng=rng,
+    )
+
+  def retrieve(
+    self, memory: TreeMemory, queries: jax.Array, train: bool, num_paths: int
+  ) -> Reading:
+    """Walks down the trees: greedily, or with sampled walks if `train`."""
+    checks.check_num_paths(num_paths)
+    if train and num_paths > 1:
+      raise ValueError(f"num_paths must be 1 in training, got {num_paths}")
+    batch = memory.tree.leaf_mask.shape[0]
+    projected = self._queries(queries, batch)
+    policy_query = None
+    if not self.share_policy:
+      policy_query = self._heads(self.policy_query, self.query_norm(queries))
+    if not train:
+      read_one = functools.partial(_read_one, num_paths=num_paths)
+      read = jax.vmap(read_one, in_axes=(0, None, 0))
+      out = jax.vmap(read)(projected, memory, policy_query)
+      return Reading(
+        output=self._finish(queries, out.output, train),
+        num_read=out.num_read,
+        walk=out,
+      )
+    rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
+    attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
+    out = jax.vmap(attend)(projected, memory, policy_query, rngs)
+    leaves = attend_all(projected, memory_lib.leaves(memory))
+    return TrainingReading(
+      output=self._finish(queries, out.output, train),
+      num_read=out.num_read,
+      walk=out,
+      leaf_output=self._finish(queries, leaves.output, train),
+      leaf_weights=jnp.mean(leaves.weights, axis=-2),
+    )
+
+  def retrieve_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:
+    return self._retrieve_flat(memory_lib.leaves(memory), queries, train=False)
+
+
+def _read_one(query, memory, policy_query, num_paths) -> retrieval.TreeReading:
+  return retrieval.read(query, memory, policy_query=policy_query, num_paths=num_paths)
+
+
+def _attend_one(query, memory, policy_query, rng) -> retrieval.TreeAttentionOutput:
+  return retrieval.attend(query, memory, rng=rng, policy_query=policy_query)
+
+
+def _check_trees(tree: tree_lib.Tree, mask: jax.Array, branch_factor: int) -> None:
+  """Raises ValueError unless `[B]` trees fit contexts with a mask `[B, N]`."""
+  if tree.branch_factor != branch_factor:
+    raise ValueError(
+      f"tree must have the branch factor {branch_factor}, got {tree.branch_factor}"
+    )
+  batch, num_tokens = mask.shape
+  num_leaves = branch_factor ** tree_lib.tree_depth(num_tokens, branch_factor)
+  if tree.leaf_index.shape != (batch, num_leaves):
+    raise ValueError(
+      f"tree must be a batch of {batch} trees of {num_leaves} leaves, for"
+      f" {num_tokens} tokens each, got leaves of shape {tree.leaf_index.shape}"
+    )
+  if checks.is_traced(tree.leaf_index, tree.leaf_mask, mask):
+    return
+  count = np.zeros((batch, num_tokens + 1), int)  # the last column: out of range
+  leaf = np.where(tree.leaf_mask, np.minimum(tree.leaf_index, num_tokens), num_tokens)
+  np.add.at(count, (np.arange(batch)[:, None], leaf), np.asarray(tree.leaf_mask))
+  if not np.array_equal(count, np.pad(mask, ((0, 0), (0, 1)))):
+    raise ValueError(
+      "tree must contain every valid token of its context exactly once and no other;"
+      " build it from the same coordinates and mask"
+    )

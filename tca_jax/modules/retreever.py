@@ -1,0 +1,173 @@
+"""ReTreever: embedder, encoder, read-out and head as one model (Sec. 3.3)."""
+
+import typing
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from tca_jax import checks
+from tca_jax.memory import FlatMemory
+from tca_jax.memory import TreeMemory
+from tca_jax.modules.interface import Reading
+from tca_jax.modules.interface import ReadOut
+from tca_jax.modules.interface import TrainingReading
+from tca_jax.tree import Tree
+
+__all__ = ["Prediction", "ReTreever", "TrainingPrediction"]
+
+
+@chex.dataclass(frozen=True)
+class Prediction:
+  """The result of `ReTreever`.
+
+  Attributes:
+    output: the output of the head, `[B, M, ...]`.
+    reading: the `Reading` that the head received.
+  """
+
+  output: typing.Any
+  reading: Reading
+
+
+@chex.dataclass(frozen=True)
+class TrainingPrediction(Prediction):
+  """The result of `ReTreever` with `TreeCrossAttention` and train=True.
+
+  Attributes:
+    reading: the `TrainingReading` that the head received.
+    leaf_output: the output of the head for all leaves, `[B, M, ...]`.
+  """
+
+  reading: TrainingReading
+  leaf_output: typing.Any
+
+
+class ReTreever(nn.Module):
+  """Embeds, encodes, indexes, reads and predicts (Sec. 3.3), with any read-out.
+
+  Attributes:
+    embedder: `PointEmbedder` or `SequenceEmbedder`, or any module with their
+      methods `tokens` and `queries`.
+    read_out: `TreeCrossAttention`, `CrossAttention` or `PerceiverIO`.
+    head: `ClassificationHead` or `GaussianHead`, or any module.
+    encoder: an `Encoder`, or None.
+  """
+
+  embedder: nn.Module
+  read_out: ReadOut
+  head: nn.Module
+  encoder: nn.Module | None = None
+
+  def __call__(
+    self,
+    coords: jax.Array,
+    values: jax.Array,
+    query_coords: jax.Array,
+    mask: jax.Array | None = None,
+    train: bool = False,
+  ) -> Prediction:
+    """Predicts at query coordinates from contexts.
+
+    Args:
+      coords: `[B, N, C]`, the locations of the context's tokens.
+      values: `[B, N, E]`, the observed values there.
+      query_coords: `[B, M, C]`.
+      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
+      train: whether to sample walks, to also read all leaves, and to use dropout.
+
+    Returns:
+      A `Prediction`; with `TreeCrossAttention` and train=True a `TrainingPrediction`.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong; outside a transformation also if a
+        context has no valid token, or if a valid input is not finite.
+    """
+    return self.read(self.index(coords, values, mask, train), query_coords, train)
+
+  def index(
+    self,
+    coords: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    train: bool = False,
+    tree: Tree | None = None,
+  ) -> FlatMemory | TreeMemory:
+    """Computes the memory of each context.
+
+    Args:
+      coords: `[B, N, C]`, the locations of the context's tokens.
+      values: `[B, N, E]`, the observed values there.
+      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
+      train: whether to use dropout.
+      tree: a batch of trees over the same coordinates and mask, for
+        `TreeCrossAttention`; None means that the trees are built here. On a CPU,
+        `build_tree` is faster for large contexts outside `jax.jit`.
+
+    Returns:
+      A `TreeMemory` or a `FlatMemory` with leading axis B.
+
+    Raises:
+      ValueError: see `__call__`; also if a given tree does not fit the context, or if
+        the read-out has no tree.
+    """
+    if coords.ndim != 3:
+      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
+    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    tokens = self.embedder.tokens(coords, values)
+    if self.encoder is not None:
+      tokens = self.encoder(tokens, mask, train)
+    tokens = jnp.where(mask[..., None], tokens, 0)  # embeddings of zeros are not 0
+    return self.read_out.store(tokens, coords, mask, train, tree)
+
+  def read(
+    self,
+    memory: FlatMemory | TreeMemory,
+    query_coords: jax.Array,
+    train: bool = False,
+    num_paths: int = 1,
+  ) -> Prediction:
+    """Predicts at query coordinates from memories.
+
+    Args:
+      memory: the result of `index` for B contexts.
+      query_coords: `[B, M, C]`.
+      train: see `__call__`.
+      num_paths: the number of paths that each query follows in a tree, see
+        `retrieval.read`; must be 1 for read-outs without a tree, and in training.
+
+    Returns:
+      A `Prediction`; with `TreeCrossAttention` and train=True a `TrainingPrediction`.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong, or if num_paths is not allowed; outside
+        a transformation also if a coordinate is not finite.
+    """
+    checks.check_finite(query_coords=query_coords)
+    queries = self.embedder.queries(query_coords)
+    reading = self.read_out.retrieve(memory, queries, train, num_paths)
+    output = self.head(reading.output)
+    if isinstance(reading, TrainingReading):
+      leaf_output = self.head(reading.leaf_output)
+      return TrainingPrediction(output=output, reading=reading, leaf_output=leaf_output)
+    return Prediction(output=output, reading=reading)
+
+  def read_leaves(self, memory: TreeMemory, query_coords: jax.Array) -> Prediction:
+    """Predicts from all leaves of a tree's memory (ReTreever-Full).
+
+    Args:
+      memory: the result of `index` for B contexts, with `TreeCrossAttention`.
+      query_coords: `[B, M, C]`.
+
+    Returns:
+      A `Prediction`.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong, or if the read-out has no tree; outside
+        a transformation also if a coordinate is not finite.
+    """
+    checks.check_finite(query_coords=query_coords)
+    queries = self.embedder.queries(query_coords)
+    reading = self.read_out.retrieve_leaves(memory, queries)
+    return Prediction(output=self.head(reading.output), reading=reading)

@@ -1,0 +1,193 @@
+"""The walk of the policy down a tree, without the attention over the nodes read.
+
+These are the building blocks of `tca_jax.retrieval`, which has the entry points.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tca_jax.masking import MASKED
+from tca_jax.masking import masked_softmax
+from tca_jax.tree import Tree
+
+__all__ = [
+  "Walk",
+  "child_logits",
+  "drop_chosen",
+  "gather_rows",
+  "logits_read",
+  "walk_down",
+]
+
+
+@chex.dataclass(frozen=True)
+class Walk:
+  """A path from the root to a leaf.
+
+  Attributes:
+    node: `[depth]` int32, the inner nodes visited, numbered level by level.
+    path: `[depth]` int32, the child taken at each of them.
+    valid: `[depth, b]` bool, whether each child has a valid token.
+    counted: `[depth]` bool, see `TreeAttentionOutput`.
+    slots: `[|S|]` int32, the slots of the nodes read.
+    read_logits: `[|S|, H]` float32, the policy's logits of the nodes read; `MASKED`
+      where the node has no valid token.
+    leaf_valid: `[]` bool, whether the leaf has a valid token.
+  """
+
+  node: jax.Array
+  path: jax.Array
+  valid: jax.Array
+  counted: jax.Array
+  slots: jax.Array
+  read_logits: jax.Array
+  leaf_valid: jax.Array
+
+
+def walk_down(
+  query: jax.Array,
+  keys: jax.Array,
+  tree: Tree,
+  rng: jax.Array | None = None,
+) -> Walk:
+  """Walks down a tree, greedily or with sampled choices.
+
+  Args:
+    query: `[H, Dh]`, the policy's query.
+    keys: `[R, H, b, Dh]`, the policy's keys, as in `TreeMemory`.
+    tree: the `Tree` of one context.
+    rng: None for the greedy walk, else the key for sampling.
+
+  Returns:
+    A `Walk`.
+  """
+  b, depth = tree.branch_factor, tree.depth
+  num_valid = tree.num_valid
+  noise = None
+  if rng is not None:
+    # The Gumbel-max trick; one draw serves all levels.
+    noise = jax.random.gumbel(rng, (depth, b), jnp.float32)
+  children = jnp.arange(b, dtype=jnp.int32)
+
+  def step(carry, level):
+    # Number the valid tokens such that a node of level l has every b**l-th of them,
+    # starting with number `first`: its children start at first + b**l * child. A node
+    # has a valid token if first < num_valid. `Tree.node_count` counts the same way.
+    node, first, _ = carry
+    stride, noise = level
+    valid = first + stride * children < num_valid
+    logits = child_logits(query, gather_rows(keys, node))
+    choice = _choose(logits, valid, noise)
+    logits = jnp.where(valid[None], logits, MASKED)
+    taken = jnp.sum(jnp.where((children == choice)[None], logits, 0), axis=1)
+    carry = (node * b + 1 + choice, first + stride * choice, taken)
+    counted = first + stride * b < num_valid
+    siblings = drop_chosen(node * b + children, choice)
+    return carry, (
+      node,
+      choice,
+      valid,
+      counted,
+      siblings,
+      drop_chosen(logits, choice).T,
+    )
+
+  # If the root is the leaf, it is the only node read: any logit gives it weight 1.
+  zeros = jnp.zeros(query.shape[0], jnp.float32)
+  leaf_logits = jnp.where(num_valid > 0, zeros, MASKED)
+  start = (jnp.int32(0), jnp.int32(0), leaf_logits)
+  strides = b ** np.arange(depth, dtype=np.int32)
+  carry, visited = jax.lax.scan(step, start, (strides, noise), length=depth)
+  node, first, leaf_logits = carry
+  node_visited, path, valid, counted, siblings, logits = visited
+  return Walk(
+    node=node_visited,
+    path=path,
+    valid=valid,
+    counted=counted,
+    slots=jnp.append(siblings.ravel(), jnp.maximum(node - 1, 0)),
+    read_logits=jnp.concatenate(
+      [logits.reshape(-1, query.shape[0]), leaf_logits[None]]
+    ),
+    leaf_valid=first < num_valid,
+  )
+
+
+def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax.Array:
+  """Returns the child of the highest policy for logits `[H, b]`, the first if equal."""
+  if logits.shape[1] == 2 and noise is None:
+    # For two children, pi(1) - pi(0) is the mean of tanh(difference / 2).
+    lead = jnp.sum(jnp.tanh((logits[:, 1] - logits[:, 0]) / 2))
+    return (valid[1] & (lead > 0)).astype(jnp.int32)
+  policy = jnp.mean(masked_softmax(logits, valid[None]), axis=0)
+  preference = policy if noise is None else jnp.log(policy) + noise
+  return jnp.argmax(jnp.where(valid, preference, -jnp.inf)).astype(jnp.int32)
+
+
+def logits_read(logits: jax.Array, walk: Walk) -> jax.Array:
+  """Selects the logits of the nodes read from those of all children on the path.
+
+  Args:
+    logits: `[depth, H, b]`, of the children of the visited nodes.
+    walk: the `Walk`.
+
+  Returns:
+    `[|S|, H]`; `MASKED` where the node has no valid token.
+  """
+  if not len(logits):
+    return walk.read_logits  # the root is the only node
+  logits = jnp.where(walk.valid[:, None], logits, MASKED)
+  siblings = jnp.swapaxes(drop_chosen(logits, walk.path[:, None, None]), 1, 2)
+  siblings = siblings.reshape(-1, logits.shape[1])
+  taken = jnp.arange(logits.shape[2]) == walk.path[-1]
+  leaf = jnp.sum(jnp.where(taken[None], logits[-1], 0), axis=1)
+  return jnp.concatenate([siblings, leaf[None]])
+
+
+def gather_rows(table: jax.Array, index: jax.Array) -> jax.Array:
+  """Gathers rows of a table.
+
+  Args:
+    table: `[n, ...]`.
+    index: int array; all entries must be in [0, n), which is not checked.
+
+  Returns:
+    The array of rows, `index.shape + table.shape[1:]`.
+  """
+  return table.at[index].get(mode="promise_in_bounds")
+
+
+def child_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
+  """Computes scaled dot products, q . k / sqrt(Dh), in float32.
+
+  Args:
+    query: `[H, Dh]`.
+    keys: `[..., H, b, Dh]`, one row of siblings per leading index.
+
+  Returns:
+    `[..., H, b]` float32.
+  """
+  scale = jnp.sqrt(jnp.float32(query.shape[-1]))
+  return (
+    jnp.einsum("hd,...hbd->...hb", query, keys, preferred_element_type=jnp.float32)
+    / scale
+  )
+
+
+def drop_chosen(x: jax.Array, choice: jax.Array) -> jax.Array:
+  """Removes the chosen entry from the last axis.
+
+  Args:
+    x: `[..., b]`.
+    choice: int, the entry to remove, broadcastable to `[..., b - 1]`.
+
+  Returns:
+    `[..., b - 1]`.
+
+  >>> drop_chosen(jnp.array([5, 6, 7]), jnp.array(1)).tolist()
+  [5, 7]
+  """
+  kept = jnp.expand_dims(jnp.arange(x.shape[-1] - 1), range(x.ndim - 1)) < choice
+  return jnp.where(kept, x[..., :-1], x[..., 1:])

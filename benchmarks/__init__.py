@@ -1,1 +1,1 @@
-"""Speed, as ratios in one run; python -m benchmarks.<name> --help."""
+"""Benchmarks of speed; run python -m benchmarks.<name> --help."""

@@ -1,117 +1,252 @@
-"""What the benchmarks share: flags, synthetic memories, results."""
+"""Parts that the benchmarks share: flags, random memories, compiled calls, results."""
 
 from collections.abc import Callable
+import dataclasses
 import os
+import sys
 import time
 import typing
 
+from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import config
-from experiments.common import launch
-from experiments.common import measure
-from experiments.common.ratios import Row
+from benchmarks.ratios import Row
+from experiments.common import provenance
+from experiments.common import workdir
 import tca_jax
+from tca_jax import memory as memory_lib
 from tca_jax import retrieval
 
-Shape = tuple[int, int, int, str]  # D, H, b, dtype
 
-_SEED = flags.DEFINE_integer("seed", 0, "Of the data.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", "runs/benchmarks", "Where the results go.")
-REPEATS = flags.DEFINE_integer("repeats", 30, "Rounds of timing.", lower_bound=1)
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """The shape of a memory.
+
+  Attributes:
+    width: D, the width of keys and values over all heads.
+    num_heads: H, a divisor of D.
+    branch_factor: b.
+    dtype: the data type of keys and values.
+
+  Raises:
+    ValueError: if the width is not a multiple of the number of heads.
+  """
+
+  width: int = 64
+  num_heads: int = 4
+  branch_factor: int = 2
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.width % self.num_heads:
+      raise ValueError(
+        f"width must be a multiple of num_heads={self.num_heads}, got {self.width}"
+      )
 
 
-def define_ints(name: str, default: list[int], text: str) -> Callable[[], list[int]]:
-  """A flag of comma-separated whole numbers, and how to read it."""
-  holder = flags.DEFINE_list(name, [str(x) for x in default], f"{text}, with commas.")
+# --- Flags. They are defined in a `FlagValues`, so that one process can run several
+# benchmarks.
+
+
+def define_ints(
+  values: flags.FlagValues, name: str, default: list[int], text: str
+) -> None:
+  """Defines a flag of comma-separated whole numbers; `ints` reads it.
+
+  Args:
+    values: where the flag is defined.
+    name: its name.
+    default: its default.
+    text: a noun phrase for the help text.
+  """
+  flags.DEFINE_list(
+    name, [str(x) for x in default], f"{text}, separated by commas.", flag_values=values
+  )
   flags.register_validator(
     name,
     lambda given: given and all(x.isdecimal() and int(x) for x in given),
-    "whole numbers of at least 1 are allowed, as in 1024,16384",
+    "must be whole numbers of at least 1, as in 1024,16384",
+    flag_values=values,
   )
-  return lambda: [int(x) for x in holder.value]
 
 
-def define_shape() -> Callable[[], Shape]:
-  """The flags --width, --num_heads, --branch_factor, --dtype, and how to read them."""
-  holders = (
-    flags.DEFINE_integer("width", 64, "D.", lower_bound=1),
-    flags.DEFINE_integer("num_heads", 4, "H, which divides D.", lower_bound=1),
-    flags.DEFINE_integer("branch_factor", 2, "b.", lower_bound=2),
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the memories."),
+def ints(values: flags.FlagValues, name: str) -> list[int]:
+  """Reads a flag that `define_ints` defined."""
+  return [int(x) for x in getattr(values, name)]
+
+
+def define_names(
+  values: flags.FlagValues, name: str, allowed: list[str], text: str
+) -> None:
+  """Defines a flag of comma-separated names, by default all that are allowed."""
+  flags.DEFINE_list(
+    name,
+    allowed,
+    f"{text}, of {', '.join(allowed)}, separated by commas.",
+    flag_values=values,
   )
-  return lambda: typing.cast(Shape, tuple(holder.value for holder in holders))
+  flags.register_validator(
+    name,
+    lambda given: given and set(given) <= set(allowed),
+    f"must be of {', '.join(allowed)}",
+    flag_values=values,
+  )
 
 
-def start() -> None:
-  """What every benchmark's main does first.
+def options(values: flags.FlagValues, *names: str) -> dict[str, typing.Any]:
+  """Reads flags, by name."""
+  return {name: getattr(values, name) for name in names}
 
-  Calls run on the thread that makes them: handing one to another thread takes longer
+
+def define_shared_flags(values: flags.FlagValues) -> None:
+  """Defines --seed, --out and --repeats, which all benchmarks have."""
+  flags.DEFINE_integer(
+    "seed", 0, "Random seed for data.", lower_bound=0, flag_values=values
+  )
+  flags.DEFINE_string(
+    "out", "runs/benchmarks", "Folder for results.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "repeats", 30, "Number of rounds of timing.", lower_bound=1, flag_values=values
+  )
+
+
+def define_shape_flags(values: flags.FlagValues) -> None:
+  """Defines the flags that `shape` reads."""
+  usual = Shape()
+  flags.DEFINE_integer(
+    "width",
+    usual.width,
+    "Width D of keys and values, over all heads.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_heads",
+    usual.num_heads,
+    "Number of heads H, a divisor of the width.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "branch_factor",
+    usual.branch_factor,
+    "Number of children of an inner node of the tree.",
+    lower_bound=2,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "dtype",
+    usual.dtype,
+    ["float32", "bfloat16"],
+    "Data type of keys and values.",
+    flag_values=values,
+  )
+
+
+def shape(values: flags.FlagValues) -> Shape:
+  """Reads the flags --width, --num_heads, --branch_factor and --dtype."""
+  return Shape(**options(values, *(x.name for x in dataclasses.fields(Shape))))
+
+
+def launch(
+  define_flags: Callable[[flags.FlagValues], None],
+  main: Callable[[flags.FlagValues], None],
+) -> None:
+  """Runs a benchmark with the flags of this process, and exits.
+
+  Asynchronous dispatch is off: on a CPU, handing a call to another thread takes longer
   than a short read.
+
+  Args:
+    define_flags: defines the benchmark's flags.
+    main: runs the benchmark with its flags.
   """
-  launch.quiet_libraries()
-  jax.config.update("jax_cpu_enable_async_dispatch", False)
+  values, before = flags.FLAGS, set(flags.FLAGS)
+  define_flags(values)
+  for name in set(values) - before:
+    # Key flags are those that --help lists.
+    values.register_key_flag_for_module(sys.argv[0], values[name])
+
+  def start(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    main(values)
+
+  app.run(start)
 
 
-def rng() -> np.random.Generator:
-  """Of the flag --seed."""
-  return np.random.default_rng(_SEED.value)
+# --- Random inputs.
 
 
-def random_memory(num_tokens: int, shape: Shape) -> tca_jax.TreeMemory:
-  """The memory of a tree over tokens in given order, with random keys and values."""
-  width, num_heads, branch_factor, dtype = shape
+def random_memory(num_tokens: int, shape: Shape, seed: int) -> tca_jax.TreeMemory:
+  """Makes the memory of a tree over tokens in given order, with random contents."""
   tree = tca_jax.build_tree(
-    jnp.zeros((num_tokens, 1)), branch_factor=branch_factor, order="given"
+    jnp.zeros((num_tokens, 1)), branch_factor=shape.branch_factor, order="given"
   )
-  b, depth = tree.branch_factor, max(tree.depth, 1)
-  rows = (b**depth - 1) // (b - 1)
-  generator = rng()
-  head = width // num_heads
-
-  def draw(*shape: int) -> jax.Array:
-    return jnp.asarray(generator.standard_normal(shape, np.float32), dtype)
-
-  return tca_jax.TreeMemory(
-    tree=tree,
-    keys=draw(rows, num_heads, b, head),
-    values=draw(rows * b, num_heads, head),
+  size = (
+    memory_lib.num_slots(tree),
+    shape.num_heads,
+    shape.width // shape.num_heads,
   )
+  generator = np.random.default_rng(seed)
+  keys, values = (
+    jnp.asarray(generator.standard_normal(size, np.float32), shape.dtype)
+    for _ in range(2)
+  )
+  return memory_lib.from_slots(tree, keys, values)
 
 
-def random_queries(num_queries: int, memory: tca_jax.TreeMemory) -> jax.Array:
-  """`[M, H, Dh]`, so that walks part ways."""
-  shape = (num_queries, *memory.values.shape[1:])
-  return jnp.asarray(rng().standard_normal(shape), memory.values.dtype)
+def random_queries(
+  num_queries: int, memory: tca_jax.TreeMemory, seed: int
+) -> jax.Array:
+  """Draws `[M, H, Dh]` queries, whose walks take different paths."""
+  size = (num_queries, *memory.values.shape[1:])
+  generator = np.random.default_rng(seed)
+  return jnp.asarray(generator.standard_normal(size), memory.values.dtype)
 
 
-def leaves(memory: tca_jax.TreeMemory) -> jax.Array:
-  """`[N, H, Dh]`, values of as many of a memory's leaves as it has tokens."""
-  leaves = memory.values[retrieval.level_slots(memory.tree, memory.tree.depth)]
-  return leaves[: int(memory.tree.num_valid)]
+def leaves(memory: tca_jax.TreeMemory) -> tuple[jax.Array, jax.Array]:
+  """Takes keys and values of leaf slots, as many as the context has tokens.
+
+  Returns:
+    `[N, H, Dh]` each.
+  """
+  flat, count = memory_lib.leaves(memory), int(memory.tree.num_valid)
+  return flat.keys[:count], flat.values[:count]
+
+
+# --- Calls.
 
 
 def read(queries: jax.Array, memory: tca_jax.TreeMemory) -> jax.Array:
-  """`[M, H, Dh]`, what queries read from one memory."""
+  """Reads one memory with `[M, H, Dh]` queries; the outputs, `[M, H, Dh]`."""
   return jax.vmap(retrieval.read, in_axes=(0, None))(queries, memory).output
 
 
 def indexer(
   shape: Shape,
 ) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], typing.Any]:
-  """`(params, tokens [1, N, D], coords, tree) -> (keys, values)`, and the params."""
-  width, num_heads, branch_factor, dtype = shape
+  """Makes a function that aggregates and caches, and its parameters.
+
+  Returns:
+    `(params, tokens [1, N, D], coords [1, N, C], tree) -> (keys, values)`, and the
+    parameters.
+  """
   layer = tca_jax.TreeCrossAttention(
-    width=width,
-    num_heads=num_heads,
-    branch_factor=branch_factor,
-    dtype=jnp.dtype(dtype),
+    width=shape.width,
+    num_heads=shape.num_heads,
+    branch_factor=shape.branch_factor,
+    dtype=jnp.dtype(shape.dtype),
   )
-  tokens, coords = jnp.ones((1, branch_factor, width)), jnp.ones((1, branch_factor, 1))
+  tokens = jnp.ones((1, shape.branch_factor, shape.width))
+  coords = jnp.ones((1, shape.branch_factor, 1))
   params = jax.jit(layer.init)(jax.random.key(0), tokens, tokens, coords)
 
   def index(params, tokens, coords, tree):
@@ -124,10 +259,13 @@ def indexer(
 def compiled(
   function: Callable[..., typing.Any], *arguments: typing.Any
 ) -> tuple[Callable[[], typing.Any], Row]:
-  """A call to a jitted function; its compile seconds and its bytes.
+  """Compiles a call.
 
-  The bytes are those of the arguments, the results and the temporary arrays. The
-  arguments are flattened once, before: a server's loop would do so too.
+  The arguments are flattened once, before the call is timed, as a server would do.
+
+  Returns:
+    The call, and what its row contains besides the time: "compile_seconds" and, where
+    the backend reports them, the bytes of arguments, results and temporary arrays.
   """
   flat, structure = jax.tree.flatten(arguments)
   jitted = jax.jit(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)))
@@ -146,15 +284,30 @@ def compiled(
   return lambda: jitted(*flat), {"compile_seconds": seconds, **sizes}
 
 
-def write(name: str, rows: list[Row], text: str) -> epath.Path:
-  """Writes `name.json`, the rows with where they come from, and `name.txt`."""
-  out = epath.Path(_OUT.value)
+# --- Results.
+
+
+def write(
+  values: flags.FlagValues, name: str, rows: list[Row], text: str
+) -> epath.Path:
+  """Writes NAME.json, the rows with their origin, and NAME.txt.
+
+  Args:
+    values: the shared flags.
+    name: the name of the benchmark.
+    rows: the results.
+    text: the tables.
+
+  Returns:
+    The folder.
+  """
+  out = epath.Path(values.out)
   out.mkdir(parents=True, exist_ok=True)
-  source = measure.provenance() | {
-    "seed": _SEED.value,
+  origin = provenance.provenance() | {
+    "seed": values.seed,
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"),
   }
-  config.write_json(out / f"{name}.json", [row | source for row in rows])
+  workdir.write_json(out / f"{name}.json", [row | origin for row in rows])
   (out / f"{name}.txt").write_text(text + "\n")
   print(f"{out / name}.json, .txt")
   return out

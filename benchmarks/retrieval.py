@@ -1,89 +1,111 @@
-"""Microseconds per query of reading one context, against all rivals.
+"""Benchmark of reads: microseconds per query of one context, for several methods.
 
   python -m benchmarks.retrieval --num_tokens=1024,16384 --num_queries=1,256
 
-Keys and values are random and made before; what is timed is the read of M queries
-over one context: Tree Cross Attention, full attention by several routes, Perceiver
-IO with as many latents as TCA reads nodes, exact attention to the tokens that FAISS
-finds (as many, if it is installed), and the floor: the plain gather of the rows that
-a walk of that depth reads.
+Keys and values are random and computed before. The benchmark times how long M queries
+read one context with:
+
+- Tree Cross Attention;
+- full attention, by several implementations;
+- Perceiver IO, with as many latents as TCA reads nodes;
+- exact attention to as many tokens as TCA reads nodes, found by FAISS if it is
+  installed;
+- the gather floor: one plain gather of all rows that a walk reads.
 """
 
+import dataclasses
 import importlib.util
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import baselines
 from benchmarks import common
-from benchmarks import rivals
-from experiments.common import measure
-from experiments.common import plots
-from experiments.common import ratios
-from experiments.common.ratios import Row
+from benchmarks import ratios
+from benchmarks.ratios import Row
+from experiments.common import tables
+from experiments.common import timing
+from experiments.figures import read_times
 import tca_jax
 from tca_jax import attention
-
-_NUM_TOKENS = common.define_ints("num_tokens", [2**i for i in range(7, 21)], "N")
-_NUM_QUERIES = common.define_ints("num_queries", [1, 256, 4096], "M")
-_SHAPE = common.define_shape()
-_MAX_PAIRS = flags.DEFINE_integer(
-  "max_pairs", 2**28, "Full attention to more query-token pairs is left out."
-)
-_MAX_INDEX = flags.DEFINE_integer(
-  "max_index", 2**16, "FAISS, whose indices are slow to build, is left out above."
-)
+from tca_jax import memory as memory_lib
 
 
-def sparse_systems(
-  queries: jax.Array, memory: tca_jax.TreeMemory
-) -> dict[str, rivals.System]:
-  """TCA, the floor, and Perceiver IO."""
-  tree, systems = memory.tree, {}
-  num_queries = len(queries)
+def sparse_methods(
+  queries: jax.Array, memory: tca_jax.TreeMemory, seed: int
+) -> dict[str, baselines.Method]:
+  """TCA, the gather floor and Perceiver IO.
+
+  Args:
+    queries: `[M, H, Dh]`.
+    memory: of one context.
+    seed: for the rows that the floor gathers.
+  """
+  tree, methods = memory.tree, {}
   slots = tca_jax.num_read_slots(tree.num_leaves, tree.branch_factor)
 
-  def add(name: str, tokens_read: int, function, *arguments) -> None:
+  def add(name: str, function, *arguments) -> None:
     call, row = common.compiled(function, *arguments)
-    systems[name] = call, {"tokens_read": tokens_read, **row}
+    methods[name] = call, {"tokens_read": slots, **row}
 
-  add("tca", slots, common.read, queries, memory)
+  add("tca", common.read, queries, memory)
 
-  rows = jnp.concatenate(
-    [
-      memory.keys.reshape(memory.keys.shape[0], -1),
-      memory.values.reshape(memory.keys.shape[0], -1),
-    ],
-    axis=1,
+  # One row has the keys and values of all children of a node. A walk reads one row per
+  # level; the rows of a level follow those of the level above.
+  b, generator = tree.branch_factor, np.random.default_rng(seed)
+  rows = memory_lib.num_slots(tree) // b
+  width = 2 * b * memory.values[0].size
+  table = jnp.asarray(
+    generator.standard_normal((rows, width), np.float32), memory.values.dtype
   )
-  b, generator = tree.branch_factor, common.rng()
   visited = [
-    (b**l - 1) // (b - 1) + generator.integers(0, b**l, num_queries)
+    (b**l - 1) // (b - 1) + generator.integers(0, b**l, len(queries))
     for l in range(tree.depth)
   ]
   visited = jnp.asarray(np.stack(visited), jnp.int32)
   take = lambda rows, ids: rows.at[ids].get(mode="promise_in_bounds")  # noqa: E731
-  add("gather_floor", slots, take, rows, visited)
+  add("gather_floor", take, table, visited)
 
-  latent = lambda q, k, v: attention.cross_attention(q, k, v).output  # noqa: E731
-  latents = common.leaves(memory)[:slots]
-  add("perceiver", slots, latent, queries, latents, latents)
-  return systems
+  read_latents = lambda q, k, v: attention.cross_attention(q, k, v).output  # noqa: E731
+  keys, values = common.leaves(memory)
+  add("perceiver", read_latents, queries, keys[:slots], values[:slots])
+  return methods
 
 
-def run(num_tokens: int, num_queries: int, shape: common.Shape) -> list[Row]:
-  """The rows of one size of context and one number of queries."""
-  memory = common.random_memory(num_tokens, shape)
-  queries = common.random_queries(num_queries, memory)
-  systems = sparse_systems(queries, memory)
-  if num_queries * num_tokens <= _MAX_PAIRS.value:
-    systems |= rivals.full_systems(queries, memory)
-  if importlib.util.find_spec("faiss") and num_tokens <= _MAX_INDEX.value:
-    systems |= rivals.faiss_systems(queries, memory)
-  calls = {name: call for name, (call, _) in systems.items()}
-  seconds = measure.interleaved(calls, common.REPEATS.value)
+def run(
+  num_tokens: int,
+  num_queries: int,
+  shape: common.Shape,
+  seed: int,
+  repeats: int,
+  max_pairs: int,
+  max_index: int,
+) -> list[Row]:
+  """Times all methods for one size of context and one number of queries.
+
+  Args:
+    num_tokens: N, at least 2.
+    num_queries: M.
+    shape: the shape of the memory.
+    seed: for keys, values and queries.
+    repeats: the number of rounds of timing.
+    max_pairs: full attention is skipped if there are more query-token pairs.
+    max_index: FAISS is skipped if there are more tokens.
+
+  Returns:
+    A row for each method.
+  """
+  memory = common.random_memory(num_tokens, shape, seed)
+  queries = common.random_queries(num_queries, memory, seed)
+  methods = sparse_methods(queries, memory, seed)
+  if num_queries * num_tokens <= max_pairs:
+    methods |= baselines.full_methods(queries, memory)
+  if importlib.util.find_spec("faiss") and num_tokens <= max_index:
+    methods |= baselines.faiss_methods(queries, memory)
+  calls = {name: call for name, (call, _) in methods.items()}
+  seconds = timing.interleaved(calls, repeats)
   return [
     {
       "system": name,
@@ -91,19 +113,20 @@ def run(num_tokens: int, num_queries: int, shape: common.Shape) -> list[Row]:
       "num_queries": num_queries,
       "us_per_query": 1e6 * seconds[name] / num_queries,
       **row,
+      **dataclasses.asdict(shape),
     }
-    for name, (_, row) in systems.items()
+    for name, (_, row) in methods.items()
   ]
 
 
 def summarise(rows: list[Row]) -> str:
-  """Tables of times and of ratios."""
+  """Prints tables of times and ratios, and returns them."""
   texts = []
   for m in sorted({row["num_queries"] for row in rows}):
-    own = [row for row in rows if row["num_queries"] == m]
-    names = list(dict.fromkeys(row["system"] for row in own))
-    columns = {name: ratios.times(own, name) for name in names}
-    tca, full = columns["tca"], ratios.fastest_full(own)
+    selected = [row for row in rows if row["num_queries"] == m]
+    names = list(dict.fromkeys(row["system"] for row in selected))
+    columns = {name: ratios.times(selected, name) for name in names}
+    tca, full = columns["tca"], ratios.fastest_full(selected)
     floor = columns["gather_floor"]
     lines: list[tuple[str, ...]] = []
     for n in tca:
@@ -113,29 +136,52 @@ def summarise(rows: list[Row]) -> str:
       ratio = f"{full[n] / tca[n]:.1f}x" if n in full else ""
       lines.append((f"{n:,}", *cells, ratio, f"{tca[n] / floor[n]:.2f}x"))
     header = ("tokens", *names, "full / tca", "tca / floor")
-    ahead = ratios.crossover(own, m)
-    found = f"TCA is ahead from {ahead:,} tokens" if ahead else "TCA is not ahead"
-    grows = ""
+    ahead = ratios.crossover(selected, m)
+    result = f"TCA is faster from {ahead:,} tokens" if ahead else "TCA is not faster"
+    growth = ""
     if {2**10, 2**20} <= set(tca):
-      grows = f"; 2^20 tokens take {tca[2**20] / tca[2**10]:.2f}x as long as 2^10"
-    title = f"us per query, M = {m:,} queries: {found}{grows}"
-    texts.append(measure.table(title, header, lines))
+      growth = (
+        f"; at 2^20 tokens it takes {tca[2**20] / tca[2**10]:.2f}x its time at 2^10"
+      )
+    title = f"us per query, M = {m:,} queries: {result}{growth}"
+    texts.append(tables.table(title, header, lines))
   return "\n\n".join(texts)
 
 
-def main(argv: list[str]) -> None:
-  """Times all sizes, writes retrieval.json, .txt and .png."""
-  del argv
-  common.start()
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of the benchmark."""
+  sizes = [2**i for i in range(7, 21)]
+  common.define_ints(values, "num_tokens", sizes, "Numbers of context tokens N")
+  common.define_ints(values, "num_queries", [1, 256, 4096], "Numbers of queries M")
+  common.define_shape_flags(values)
+  flags.DEFINE_integer(
+    "max_pairs",
+    2**28,
+    "Largest number of query-token pairs for which full attention is timed.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "max_index",
+    2**16,
+    "Largest number of context tokens for which FAISS, which is slow to build, is timed.",
+    flag_values=values,
+  )
+  common.define_shared_flags(values)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Times all sizes, and writes retrieval.json, .txt and .png."""
   rows = []
-  for num_tokens in _NUM_TOKENS():
-    for num_queries in _NUM_QUERIES():
-      rows += run(num_tokens, num_queries, _SHAPE())
+  counts = common.ints(values, "num_queries")
+  options = common.options(values, "seed", "repeats", "max_pairs", "max_index")
+  for num_tokens in common.ints(values, "num_tokens"):
+    for num_queries in counts:
+      rows += run(num_tokens, num_queries, common.shape(values), **options)
       print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
-  out = common.write("retrieval", rows, summarise(rows))
-  crossovers = {m: ratios.crossover(rows, m) for m in _NUM_QUERIES()}
-  plots.plot_read_times(rows, crossovers, out / "retrieval.png")
+  out = common.write(values, "retrieval", rows, summarise(rows))
+  crossovers = {m: ratios.crossover(rows, m) for m in counts}
+  read_times.plot_read_times(rows, crossovers, out / "retrieval.png")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.launch(define_flags, main)

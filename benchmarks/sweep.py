@@ -1,93 +1,122 @@
-"""Reading and building over width, heads, branch factor and dtype.
+"""Benchmark of reads and builds over widths, heads, branch factors and data types.
 
   python -m benchmarks.sweep --num_tokens=16384 --num_queries=1,256
 
-Varies one of them at a time around D 64, H 4, b 2, float32.
+Each shape differs from the default shape (see --help of benchmarks.retrieval) in one
+value.
 """
 
-from absl import app
+import dataclasses
+
+from absl import flags
 import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from experiments.common import measure
-from experiments.common.ratios import Row
+from benchmarks.ratios import Row
+from experiments.common import tables
+from experiments.common import timing
 import tca_jax
 
-_NUM_TOKENS = common.define_ints("num_tokens", [2**14], "N")
-_NUM_QUERIES = common.define_ints("num_queries", [1, 256], "M")
-_WIDTHS = common.define_ints("widths", [32, 64, 128, 256], "D")
-_HEADS = common.define_ints("heads", [1, 2, 4, 8], "H")
-_BRANCH_FACTORS = common.define_ints("branch_factors", [2, 4, 8], "b")
+_KEYS = ("num_tokens", *(field.name for field in dataclasses.fields(common.Shape)))
 
 
-def shapes() -> list[common.Shape]:
-  """(D, H, b, dtype), the usual one first."""
-  usual = (64, 4, 2, "float32")
-  found = [usual]
-  found += [(d, *usual[1:]) for d in _WIDTHS()]
-  found += [(64, h, *usual[2:]) for h in _HEADS()]
-  found += [(64, 4, b, "float32") for b in _BRANCH_FACTORS()]
-  found += [(64, 4, 2, "bfloat16")]
-  return list(dict.fromkeys(found))
+def shapes(
+  widths: list[int], heads: list[int], branch_factors: list[int]
+) -> list[common.Shape]:
+  """Lists the default shape, and the shapes that differ from it in one value."""
+  tried = [common.Shape()]
+  tried += [common.Shape(width=width) for width in widths]
+  tried += [common.Shape(num_heads=num_heads) for num_heads in heads]
+  tried += [common.Shape(branch_factor=b) for b in branch_factors]
+  tried += [common.Shape(dtype="bfloat16")]
+  return list(dict.fromkeys(tried))
 
 
-def run(num_tokens: int) -> list[Row]:
-  """The rows of one size of context."""
+def run(
+  num_tokens: int,
+  counts: list[int],
+  tried: list[common.Shape],
+  seed: int,
+  repeats: int,
+) -> list[Row]:
+  """Times all shapes for one size of context.
+
+  Args:
+    num_tokens: N.
+    counts: the numbers of queries M.
+    tried: the shapes.
+    seed: for keys, values and queries.
+    repeats: the number of rounds of timing.
+
+  Returns:
+    For each shape a row of the build ("index") and a row of the read ("tca") for each
+    number of queries.
+  """
   calls, rows = {}, []
-  for shape in shapes():
-    width, num_heads, b, dtype = shape
-    memory = common.random_memory(num_tokens, shape)
+  for shape in tried:
+    memory = common.random_memory(num_tokens, shape, seed)
     index, params = common.indexer(shape)
-    tokens = jnp.ones((1, num_tokens, width), dtype)
+    tokens = jnp.ones((1, num_tokens, shape.width), shape.dtype)
     coords = jnp.ones((1, num_tokens, 1))
     tree = jax.tree.map(lambda x: x[None], memory.tree)
-
-    details = {
-      "num_tokens": num_tokens,
-      "width": width,
-      "num_heads": num_heads,
-      "branch_factor": b,
-      "dtype": dtype,
-    }
+    details = {"num_tokens": num_tokens, **dataclasses.asdict(shape)}
     calls[len(rows)], _ = common.compiled(index, params, tokens, coords, tree)
     rows.append({"system": "index", **details})
-    for num_queries in _NUM_QUERIES():
-      queries = common.random_queries(num_queries, memory)
+    for num_queries in counts:
+      queries = common.random_queries(num_queries, memory, seed)
       calls[len(rows)], _ = common.compiled(common.read, queries, memory)
-      slots = tca_jax.num_read_slots(num_tokens, b)
+      slots = tca_jax.num_read_slots(num_tokens, shape.branch_factor)
       rows.append(
         {"system": "tca", **details, "num_queries": num_queries, "tokens_read": slots}
       )
-  named = {str(i): call for i, call in calls.items()}
-  seconds = measure.interleaved(named, common.REPEATS.value)
+  seconds = timing.interleaved(calls, repeats)
   for i, row in enumerate(rows):
     if "num_queries" in row:
-      row["us_per_query"] = 1e6 * seconds[str(i)] / row["num_queries"]
+      row["us_per_query"] = 1e6 * seconds[i] / row["num_queries"]
     else:
-      row["ms"] = 1e3 * seconds[str(i)]
+      row["ms"] = 1e3 * seconds[i]
   return rows
 
 
 def summarise(rows: list[Row]) -> str:
-  """A line for each shape."""
-  keys = ("num_tokens", "width", "num_heads", "branch_factor", "dtype")
+  """Prints a table with a line for each shape, and returns it."""
+  counts = dict.fromkeys(row["num_queries"] for row in rows if "num_queries" in row)
   lines: dict[tuple, list[str]] = {}
   for row in rows:
-    line = lines.setdefault(tuple(row[key] for key in keys), [])
+    line = lines.setdefault(tuple(row[key] for key in _KEYS), [])
     line.append(f"{row['ms']:.1f}" if "ms" in row else f"{row['us_per_query']:.2f}")
-  reads = [f"us/query, M = {m}" for m in _NUM_QUERIES()]
-  table = [tuple([*map(str, shape), *line]) for shape, line in lines.items()]
-  return measure.table("reading and building", (*keys, "index ms", *reads), table)
+  reads = [f"us/query, M = {m}" for m in counts]
+  cells = [tuple([*map(str, shape), *line]) for shape, line in lines.items()]
+  return tables.table("reads and builds", (*_KEYS, "index ms", *reads), cells)
 
 
-def main(argv: list[str]) -> None:
-  """Times all shapes, writes sweep.json and .txt."""
-  del argv
-  common.start()
-  rows = [row for n in _NUM_TOKENS() for row in run(n)]
-  common.write("sweep", rows, summarise(rows))
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of the benchmark."""
+  for name, default, text in (
+    ("num_tokens", [2**14], "Numbers of context tokens N"),
+    ("num_queries", [1, 256], "Numbers of queries M"),
+    ("widths", [32, 64, 128, 256], "Widths D of keys and values, over all heads"),
+    ("heads", [1, 2, 4, 8], "Numbers of heads H"),
+    ("branch_factors", [2, 4, 8], "Branch factors b"),
+  ):
+    common.define_ints(values, name, default, text)
+  common.define_shared_flags(values)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Times all shapes, and writes sweep.json and .txt."""
+  names = ("widths", "heads", "branch_factors")
+  tried = shapes(*(common.ints(values, name) for name in names))
+  counts = common.ints(values, "num_queries")
+  options = common.options(values, "seed", "repeats")
+  rows = [
+    row
+    for n in common.ints(values, "num_tokens")
+    for row in run(n, counts, tried, **options)
+  ]
+  common.write(values, "sweep", rows, summarise(rows))
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.launch(define_flags, main)

@@ -1,11 +1,11 @@
-"""Ablations: named grids of runs, their learning curves and their table.
+"""Ablations: named grids of runs, their table and their learning curves.
 
   python -m experiments.ablation --grid=recipe --out=runs/ablation
 
-trains the rows of a grid one after the other, each in a workdir of its own, evaluates
-each on the validation seed, and writes OUT/<grid>.json and .png once all are done. The
-same command goes on where it stopped. The grid "regression" is of GP regression and
-"pixels" of image completion; all others are of the copy task.
+Trains the rows of a grid one after the other, each in its own workdir, evaluates them
+on a validation seed, and writes OUT/<grid>.json and OUT/<grid>.png. The same command
+resumes a grid that was stopped. The grid "regression" uses GP regression and "pixels"
+uses image completion; all others use the copy task.
 """
 
 from collections.abc import Mapping
@@ -21,117 +21,134 @@ from etils import epath
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
-from experiments.common import config as config_lib
 from experiments.common import evaluate
-from experiments.common import launch
-from experiments.common import measure
 from experiments.common import metrics
-from experiments.common import plots
+from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.common import workdir as workdir_lib
+from experiments.common.config import Config
+from experiments.common.errors import UserError
+from experiments.figures import curves
 
-VALIDATION_SEED = 2  # the evaluation's default is the test seed
+VALIDATION_SEED = 2  # evaluations elsewhere use the test seed, 1
 
-Rows = Mapping[str, config_lib.Config]  # of one task, by name
+Rows = Mapping[str, Config]  # rows of one grid, by name
 
-TASKS: dict[type[config_lib.Config], type[task_lib.Task]] = {
+TASKS: dict[type[Config], type[task_lib.Task]] = {
   copy_task.CopyConfig: copy_task.CopyTask,
   gp_regression.GPConfig: gp_regression.GPTask,
   image_completion.ImageConfig: image_completion.ImageTask,
 }
 
 
-def _copy(
+def copy_config(
   sequence_length: int = 128, num_steps: int = 400, **options: typing.Any
 ) -> copy_task.CopyConfig:
+  """A row of the copy task."""
   return copy_task.CopyConfig(
     sequence_length=sequence_length, num_steps=num_steps, **options
   )
 
 
-def _published(sequence_length: int, num_steps: int) -> copy_task.CopyConfig:
-  """The paper's recipe, its schedule compressed to fewer steps."""
-  return copy_task.CopyConfig.paper(
-    sequence_length=sequence_length, num_steps=num_steps
+def published_copy_config(sequence_length: int, num_steps: int) -> copy_task.CopyConfig:
+  """A row of the copy task with the paper's recipe, its schedule in fewer steps."""
+  return copy_task.CopyConfig.from_recipe(
+    "paper", sequence_length=sequence_length, num_steps=num_steps
   )
 
 
-def _digits(**options: typing.Any) -> image_completion.ImageConfig:
+def digits_config(**options: typing.Any) -> image_completion.ImageConfig:
+  """A row of image completion."""
   return image_completion.ImageConfig(num_steps=600, **options)
 
 
-# Published batches are larger than ours: fewer steps take as many sequences or
-# functions, and about as long.
+# Published batches are larger than ours. The published recipe gets fewer steps, so that
+# it sees as many sequences or functions and takes about as long.
 GRIDS: dict[str, Rows] = {
   "recipe": {
-    "default": _copy(),
-    "positions go through the MLP alone": _copy(position_skip=False),
-    "no routing loss": _copy(routing_weight=0.0),
-    "teacher temperature 1": _copy(teacher_temperature=1.0),
-    "no REINFORCE": _copy(lambda_rl=0.0),
-    "no leaf loss": _copy(lambda_ca=0.0),
-    "no gradient through the tree": _copy(tree_gradient=False),
-    "baseline 0": _copy(baseline="constant"),
-    "baseline from the leaves": _copy(baseline="leaf"),
-    "reward: likelihood": _copy(reward="likelihood"),
-    "policy shares the attention's weights": _copy(share_policy=True),
-    "dropout 0.1": _copy(dropout=0.1),
-    "learning rate 5e-4": _copy(learning_rate=5e-4),
-    "published recipe": _published(128, 100),
-    "published recipe, 8x the sequences": _published(128, 800),
+    "default": copy_config(),
+    "no skip connection for positions": copy_config(position_skip=False),
+    "no routing loss": copy_config(routing_weight=0.0),
+    "teacher temperature 1": copy_config(teacher_temperature=1.0),
+    "no REINFORCE": copy_config(lambda_rl=0.0),
+    "no leaf loss": copy_config(lambda_ca=0.0),
+    "no gradient through the tree": copy_config(tree_gradient=False),
+    "baseline 0": copy_config(baseline="constant"),
+    "baseline from the leaves": copy_config(baseline="leaf"),
+    "reward: likelihood": copy_config(reward="likelihood"),
+    "policy shares the attention's weights": copy_config(share_policy=True),
+    "dropout 0.1": copy_config(dropout=0.1),
+    "learning rate 5e-4": copy_config(learning_rate=5e-4),
+    "published recipe": published_copy_config(128, 100),
+    "published recipe, 8x the sequences": published_copy_config(128, 800),
   },
   "tree": {
-    "given order, b = 2": _copy(),
-    "k-d tree": _copy(tree_order="kd"),
-    "random order": _copy(tree_order="random"),
-    "b = 4": _copy(branch_factor=4),
-    "b = 8": _copy(branch_factor=8),
+    "given order, b = 2": copy_config(),
+    "k-d tree": copy_config(order="kd"),
+    "random order": copy_config(order="random"),
+    "b = 4": copy_config(branch_factor=4),
+    "b = 8": copy_config(branch_factor=8),
   },
   "latents": {
-    "TCA": _copy(),
-    "Cross Attention": _copy(model="ca"),
+    "TCA": copy_config(),
+    "Cross Attention": copy_config(model="ca"),
     **{
-      f"Perceiver IO, {n} latents": _copy(model="perceiver", num_latents=n)
+      f"Perceiver IO, {n} latents": copy_config(model="perceiver", num_latents=n)
       for n in (7, 16, 32, 64, 128)
     },
   },
   "sensitivity": {
-    "default": _copy(),
+    "default": copy_config(),
     **{
-      f"lambda_RL = {weight:g}": _copy(lambda_rl=weight) for weight in (0.0, 0.1, 10.0)
+      f"lambda_RL = {weight:g}": copy_config(lambda_rl=weight)
+      for weight in (0.0, 0.1, 10.0)
     },
-    **{f"learning rate {rate:g}": _copy(learning_rate=rate) for rate in (1e-3, 4e-3)},
+    **{
+      f"learning rate {rate:g}": copy_config(learning_rate=rate)
+      for rate in (1e-3, 4e-3)
+    },
   },
   "length": {
-    "default": _copy(256, 500),
-    "positions go through the MLP alone": _copy(256, 500, position_skip=False),
-    "teacher temperature 1": _copy(256, 500, teacher_temperature=1.0),
-    "published recipe": _published(256, 125),
+    "default": copy_config(256, 500),
+    "no skip connection for positions": copy_config(256, 500, position_skip=False),
+    "teacher temperature 1": copy_config(256, 500, teacher_temperature=1.0),
+    "published recipe": published_copy_config(256, 125),
   },
   "regression": {
     "default": gp_regression.GPConfig(num_steps=6_000, eval_batches=600),
-    "published recipe": gp_regression.GPConfig.paper(num_steps=3_000, eval_batches=300),
+    "published recipe": gp_regression.GPConfig.from_recipe(
+      "paper", num_steps=3_000, eval_batches=300
+    ),
   },
   "pixels": {
-    "k-d tree": _digits(),
-    "one axis": _digits(tree_order="axis"),
-    "random projection": _digits(tree_order="random_projection"),
-    "random order": _digits(tree_order="random"),
-    "k-d tree, b = 4": _digits(branch_factor=4),
+    "k-d tree": digits_config(),
+    "one axis": digits_config(order="axis"),
+    "random projection": digits_config(order="random_projection"),
+    "random order": digits_config(order="random"),
+    "k-d tree, b = 4": digits_config(branch_factor=4),
   },
 }
 
 
 def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
-  """Trains the rows that are not finished, and evaluates all; a result for each."""
+  """Trains the rows that are not finished, and evaluates all.
+
+  Args:
+    rows: rows of a grid.
+    folder: folder for the workdirs.
+
+  Returns:
+    For each row: its name ("row"), the content of eval.json, the number of training
+    examples ("examples") and "curve", a list of (examples, seconds, reward).
+  """
   results = []
   for name, config in rows.items():
     workdir = folder / name.replace(" ", "_").replace(":", "").replace(",", "")
     task_class = TASKS[type(config)]
     task = task_class(dataclasses.replace(config, eval_seed=VALIDATION_SEED))
     train.train(task, workdir)
-    result = evaluate.evaluate_workdir(task, workdir)
-    logged = metrics.read_metrics(workdir)
+    result = evaluate.evaluate_workdir(task, workdir)[evaluate.EVAL_FILE]
     batch_size = config.batch_size
     results.append(
       {
@@ -140,7 +157,7 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
         "examples": config.num_steps * batch_size,
         "curve": [
           [record["step"] * batch_size, record["seconds"], record["reward"]]
-          for record in logged
+          for record in metrics.read_metrics(workdir)
         ],
       }
     )
@@ -151,37 +168,43 @@ HEADER = ("row", "quality", "ReTreever-Full", "tokens read", "examples", "second
 
 
 def cells(result: dict[str, typing.Any]) -> list[str]:
-  """What a table tells of a row: see `HEADER`."""
+  """A row of the table with the columns `HEADER`."""
   return [
     result["row"],
-    measure.quality(result),
-    measure.quality(result, "full_"),
+    tables.quality(result),
+    tables.quality(result, "full_"),
     f"{result['tokens_fraction']:.1%}",
     f"{result['examples']:,}",
     f"{result['train_seconds']:.0f}",
   ]
 
 
+def run_grid(name: str, out: epath.Path) -> None:
+  """Runs a grid, prints its table and writes its JSON and figure.
+
+  Args:
+    name: key of `GRIDS`.
+    out: folder for workdirs and results.
+  """
+  results = run(GRIDS[name], out / name)
+  rows = [tuple(cells(result)) for result in results]
+  tables.table(f"Grid {name!r}, validation seed, one seed", HEADER, rows)
+  workdir_lib.write_json(out / f"{name}.json", results)
+  curves.plot_curves(results, out / f"{name}.png")
+
+
 def main(argv: list[str]) -> None:
   """Runs the grid that the flags name."""
   del argv
-  launch.quiet_libraries()
-  name, out = flags.FLAGS.grid, epath.Path(flags.FLAGS.out)
+  logging.set_verbosity(logging.WARNING)
   try:
-    results = run(GRIDS[name], out / name)
-  except launch.EXPECTED as error:
+    run_grid(flags.FLAGS.grid, epath.Path(flags.FLAGS.out))
+  except UserError as error:
     logging.error("%s", error)
     sys.exit(1)
-  measure.table(
-    f"Grid {name!r}, validation seed, one seed",
-    HEADER,
-    [tuple(cells(result)) for result in results],
-  )
-  config_lib.write_json(out / f"{name}.json", results)
-  plots.plot_curves(results, out / f"{name}.png")
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("grid", "recipe", list(GRIDS), "Which.")
-  flags.DEFINE_string("out", "runs/ablation", "Where everything goes.")
+  flags.DEFINE_enum("grid", "recipe", list(GRIDS), "Name of the grid to run.")
+  flags.DEFINE_string("out", "runs/ablation", "Folder for workdirs and results.")
   app.run(main)

@@ -1,27 +1,29 @@
-"""Human Activity (Sec. 4.3): tell what a person does at each time, from sensors.
+"""Human Activity (Sec. 4.3): classify a person's activity at each time, from sensors.
 
-  python -m experiments.activity --workdir=runs/activity --model=tca
+  python -m experiments.activity --workdir=runs/activity --model=tca --num_steps=600
 
-trains on exercises that a smart watch recorded (--dataset=watch) and evaluates on
-those of two other persons: 2,000 steps, some minutes on two CPU cores. The published
-task's data is downloaded by hand:
+Trains on exercises recorded by a smart watch (--dataset=watch, from the package
+seglearn) and evaluates on the recordings of two other persons. This takes some minutes
+on two CPU cores; results/activity_watch_tca.json has the result. activity.png shows two
+segments, the predicted classes and the nodes that TCA read.
+
+The paper uses another data set, which must be downloaded by hand:
 
   python -m experiments.activity --workdir=runs/uci --dataset=uci --split=random
 
-reads ConfLongDemo_JSI.txt from data/manual (--manual_dir); --dataset=uci_excerpt reads a
-part of it, of one person. --split=random is published, and lenient: segments overlap, so
-that half the rows of a test segment may be in segments trained on. --split=person tests
-persons that were not trained on, and --split=time the end of each recording; as all
-recordings follow one script, what comes late in it is then hardly trained on, or not at
-all.
+reads ConfLongDemo_JSI.txt from data/manual (--manual_dir). --dataset=uci_excerpt reads
+an excerpt of it, of one person.
 
-activity.png shows two segments, the classes predicted and what TCA read.
+--split=random is the published split. It is optimistic: segments overlap, so half of
+the rows of a test segment may be in training segments. --split=person tests on persons
+that training does not use. --split=time tests on the end of each recording. All
+recordings follow one script, so training contains few or no examples of the activities
+at its end.
 """
 
 from collections.abc import Iterator
 import dataclasses
 import functools
-import types
 import typing
 
 from etils import epath
@@ -29,55 +31,69 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import batch as batch_lib
+from experiments.common import beam_search
+from experiments.common import evaluate
 from experiments.common import launch
-from experiments.common import plots
+from experiments.common import systems
 from experiments.common import task as task_lib
+from experiments.common.batch import Batch
 from experiments.common.config import Config
-from experiments.common.config import ConfigError
 from experiments.common.config import option
-from experiments.data import activity
+from experiments.common.errors import ConfigError
+from experiments.data import human_activity
+from experiments.figures import segments
 import tca_jax
-from tca_jax import objectives
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActivityConfig(Config):
-  """The options of Human Activity."""
+  """Options of Human Activity."""
 
-  # Steps and layers are those of the other tasks: we know of none for this one.
-  PAPER = types.MappingProxyType(
-    Config.PAPER | dict(dataset="uci", split="random", num_frequencies=0)
+  DEFAULTS: typing.ClassVar = dict(num_layers=2, baseline="leaf", eval_batches=0)
+  # The paper does not state steps and layers of this task; they are the other tasks'.
+  PAPER: typing.ClassVar = dict(
+    Config.PAPER, dataset="uci", split="random", num_frequencies=0
   )
 
   dataset: str = option(
+    "task",
     "watch",
-    "A smart watch's exercises; the published data; or an excerpt of it, one person's.",
-    choices=tuple(activity.DATASETS),
+    "Data set: exercises recorded by a smart watch (watch), the paper's data (uci), or"
+    " an excerpt of it, of one person (uci_excerpt).",
+    choices=tuple(human_activity.DATASETS),
   )
   split: str = option(
+    "task",
     "person",
-    "What is split into train, validation and test: segments at random, as published;"
-    " persons; or the time of each recording.",
-    choices=activity.SPLITS,
+    "Unit that is divided into train, validation and test: segments at random, as in"
+    " the paper; persons; or the time of each recording.",
+    choices=human_activity.SPLITS,
+  )
+  num_frequencies: int = option(
+    "model",
+    4,
+    "Number of frequencies of the Fourier features of time; 0, as in the paper: no"
+    " Fourier features.",
+    at_least=0,
+  )
+  order: typing.Literal["given", "kd", "random"] = option(
+    "model",
+    "given",
+    "Order of the rows in the tree's leaves: by time (given), a k-d tree (kd) or"
+    " random.",
   )
   eval_split: str = option(
-    "test", "Which part is evaluated.", choices=activity.PARTS[1:], recipe=False
+    "evaluation", "test", "Part that is evaluated.", choices=human_activity.PARTS[1:]
   )
-  data_dir: str = option("data", "Where TFDS keeps prepared data sets.", recipe=False)
+  data_dir: str = option("files", "data", "Folder of prepared TFDS data sets.")
   manual_dir: str = option(
-    "data/manual", "Holds the files that are downloaded by hand.", recipe=False
-  )
-  num_frequencies: int = option(4, "Fourier features of the time.", at_least=0)
-  num_layers: int = option(2, "Transformer layers of the encoder.", at_least=0)
-  tree_order: str = option("given", "How the tree is built.", ("given", "kd", "random"))
-  baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
-  eval_batches: int = option(
-    0, "Batches of the evaluation; 0: all segments.", at_least=0, recipe=False
+    "files", "data/manual", "Folder of files that are downloaded by hand."
   )
 
   def __post_init__(self):
     super().__post_init__()
-    allowed = activity.DATASETS[self.dataset].SPLITS
+    allowed = human_activity.DATASETS[self.dataset].SPLITS
     if self.split not in allowed:
       raise ConfigError(
         f"split must be one of {allowed} for the dataset {self.dataset!r}, got"
@@ -85,84 +101,104 @@ class ActivityConfig(Config):
       )
 
 
+class SegmentFigure(task_lib.Evaluator["ActivityTask"]):
+  """Two segments labelled by TCA, and the nodes read; draws activity.png."""
+
+  file = "activity.png"
+
+  def applies(self, task: "ActivityTask") -> bool:
+    """Whether the model has a tree."""
+    return task.system.has_tree
+
+  def evaluate(
+    self, restored: task_lib.Restored["ActivityTask"], path: epath.Path
+  ) -> None:
+    """Draws the figure."""
+    task = restored.task
+    labelled = label(task, restored.params, task.changing_segments())
+    segments.plot_segments(labelled, task.source.CLASSES, path)
+
+
 class ActivityTask(task_lib.Task[ActivityConfig]):
-  """Segments drawn on the device, where all of them are kept."""
+  """Human Activity, with segments drawn on the device from all that are kept there."""
 
   metric = "accuracy"
-  max_context = activity.SEGMENT
+  max_context = human_activity.SEGMENT
+  evaluators = (evaluate.TestMetrics(), SegmentFigure(), beam_search.BeamWidths())
 
   def __init__(self, config: ActivityConfig):
     self.config = config
-    self.source = activity.DATASETS[config.dataset]
-    parts = activity.load_segments(
+    self.source = human_activity.DATASETS[config.dataset]
+    parts = human_activity.load_segments(
       config.dataset, config.split, config.data_dir, config.manual_dir
     )
-    self._train, self._evaluated = (
+    self._train, self.evaluated = (
       jax.tree.map(jnp.asarray, parts[name]) for name in ("train", config.eval_split)
     )
-    task_lib.check_batch_size(config.batch_size, len(self._train.labels), "segments")
+    batch_lib.check_batch_size(config.batch_size, len(self._train.labels), "segments")
     dtype = jnp.dtype(config.dtype)
-    self.model = task_lib.build_model(
+    self.model = systems.build_model(
       config,
       self.max_context,
-      task_lib.build_point_embedder(config, config.num_frequencies),
+      systems.build_point_embedder(config, config.num_frequencies),
       tca_jax.ClassificationHead(len(self.source.CLASSES), dtype=dtype),
     )
-    self._take = jax.jit(activity.take)
+    self.take = jax.jit(human_activity.take)
     self._sample = jax.jit(
-      functools.partial(activity.sample, batch_size=config.batch_size)
+      functools.partial(human_activity.sample, batch_size=config.batch_size)
     )
 
-  def train_batch(self, step: int) -> task_lib.Batch:
-    return self._sample(jax.random.fold_in(self.key("train", step), 0), self._train)
+  def train_batch(self, rng: jax.Array, step: int) -> Batch:
+    del step
+    return self._sample(rng, self._train)
 
-  def eval_batches(self) -> Iterator[task_lib.Batch]:
-    count, config = self._evaluated.labels.shape[0], self.config
-    batches = task_lib.batch_indices(count, config.batch_size, config.eval_batches)
+  def eval_batches(self) -> Iterator[Batch]:
+    count, config = self.evaluated.labels.shape[0], self.config
+    batches = batch_lib.batch_indices(count, config.batch_size, config.eval_batches)
     for index, new in batches:
-      batch = self._take(self._evaluated, index)
+      batch = self.take(self.evaluated, index)
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
-  def draw(self, params: typing.Any, folder: epath.Path) -> None:
-    """Draws activity.png: two segments, their classes, and what TCA read."""
-    if self.config.model == "tca":
-      segments = self._label(params, self._changing())
-      plots.plot_segments(segments, self.source.CLASSES, folder / "activity.png")
-
-  def _changing(self) -> list[int]:
-    """Of either half of the segments evaluated, the first with most changes of class."""
-    changes = np.sum(np.diff(self._evaluated.labels, axis=1) != 0, axis=1)
+  def changing_segments(self) -> list[int]:
+    """In each half of the test segments, the first with the most changes of class."""
+    changes = np.sum(np.diff(self.evaluated.labels, axis=1) != 0, axis=1)
     halves = np.array_split(np.arange(len(changes)), 2)
     return [int(half[changes[half].argmax()]) for half in halves if half.size]
 
-  def _label(
-    self, params: typing.Any, chosen: list[int]
-  ) -> list[plots.LabelledSegment]:
-    """Predicts the classes of segments evaluated."""
-    batch = self._take(self._evaluated, np.array(chosen))
-    index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
-    memory = index(params, batch.coords, batch.values, batch.mask)
-    prediction = read(params, memory, batch.query_coords)
-    prediction, trees = jax.device_get((prediction, memory.tree))
-    query = self.max_context // 2
-    found = []
-    for i, number in enumerate(chosen):
-      segment = jax.tree.map(lambda x, n=number: np.asarray(x[n]), self._evaluated)
-      seconds = segment.time / activity.TICKS_PER_SECOND
-      nodes = plots.nodes_read(prediction.reading.walk, trees, i, query)
-      found.append(
-        plots.LabelledSegment(
-          time=seconds,
-          channels=self.source.channels(segment.values),
-          truth=segment.labels,
-          predicted=prediction.output[i].argmax(-1),
-          query=seconds[query],
-          nodes=[(level, seconds[rows]) for level, rows in nodes],
-          depth=trees.depth,
-        )
+
+def label(
+  task: ActivityTask, params: typing.Any, chosen: list[int]
+) -> list[segments.LabelledSegment]:
+  """Predicts the classes of test segments.
+
+  Args:
+    task: the task.
+    params: parameters of its model, which has a tree.
+    chosen: numbers of the segments.
+  """
+  batch = task.take(task.evaluated, np.array(chosen))
+  inspection = task.inspect(
+    params, batch.coords, batch.values, batch.query_coords, batch.mask
+  )
+  query = task.max_context // 2
+  labelled = []
+  for i, number in enumerate(chosen):
+    segment = jax.tree.map(lambda x, n=number: np.asarray(x[n]), task.evaluated)
+    seconds = segment.time / human_activity.TICKS_PER_SECOND
+    nodes = inspection.nodes_read(i, query)
+    labelled.append(
+      segments.LabelledSegment(
+        time=seconds,
+        channels=task.source.channels(segment.values),
+        truth=segment.labels,
+        predicted=inspection.prediction.output[i].argmax(-1),
+        query=seconds[query],
+        nodes=[(level, seconds[rows]) for level, rows in nodes],
+        depth=inspection.depth,
       )
-    return found
+    )
+  return labelled
 
 
 if __name__ == "__main__":
-  launch.start(ActivityConfig, ActivityTask)
+  launch.main(ActivityConfig, ActivityTask)

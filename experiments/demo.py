@@ -1,11 +1,11 @@
-"""The main job: train, restore and compare the systems, and show what TCA reads.
+"""Demo: train, restore and compare the models, and show the nodes that TCA reads.
 
   python -m experiments.demo        (or: make demo)
 
-A few minutes on 2 CPU cores. Trains TCA, Transformer + Cross Attention and
-Perceiver IO on the copy task, evaluates each from its restored checkpoint, and
-completes held-out real digits with the checkpoints in checkpoints/. All it
-makes is under runs/demo; a second run finds its training done.
+Takes a few minutes on two CPU cores. It trains TCA, Transformer + Cross Attention and
+Perceiver IO on the copy task and evaluates each from its restored checkpoint. Then it
+completes held-out digits with the models in checkpoints/. All results are written to
+runs/demo; a second run reuses the trained models there.
 """
 
 from collections.abc import Callable
@@ -23,64 +23,69 @@ import jax.numpy as jnp
 
 from experiments import copy_task
 from experiments import image_completion
-from experiments.common import checkpoints
-from experiments.common import config as config_lib
+from experiments.common import beam_search
 from experiments.common import evaluate
-from experiments.common import launch
-from experiments.common import measure
+from experiments.common import provenance
+from experiments.common import tables
 from experiments.common import task as task_lib
+from experiments.common import timing
 from experiments.common import train
-
-_OUT = flags.DEFINE_string("out", "runs/demo", "Where everything goes.")
-_COPY_STEPS = flags.DEFINE_integer("copy_steps", 500, "Training steps of copy.")
-_IMAGE_BATCHES = flags.DEFINE_integer(
-  "image_batches", 0, "Batches of the image evaluation; 0: all held-out digits."
-)
+from experiments.common import workdir as workdir_lib
+from experiments.common.errors import UserError
+from experiments.common.systems import SYSTEMS
 
 LONG_CONTEXT = 2**14
 _ROOT = epath.Path(__file__).parent.parent
 
 
-def main(argv: list[str]) -> None:
-  """Runs both parts and prints where everything is."""
-  del argv
-  launch.quiet_libraries()
-  out = epath.Path(_OUT.value)
+def run(out: epath.Path, copy_steps: int, image_batches: int) -> None:
+  """Runs both parts, and prints the paths of all results.
+
+  Args:
+    out: folder for all results.
+    copy_steps: number of training steps of the copy task.
+    image_batches: number of batches of the image evaluation; 0: all held-out digits.
+
+  Raises:
+    UserError: if the workdirs in `out` or the checkpoints cannot be used.
+  """
   out.mkdir(parents=True, exist_ok=True)
   started = time.monotonic()
-  try:
-    copy, copy_table = copy_part(out)
-    image, image_table, figure = image_part(out)
-  except launch.EXPECTED as error:
-    logging.error("%s", error)
-    sys.exit(1)
+  copy, copy_table = copy_part(out, copy_steps)
+  image, image_table, figure = image_part(out, image_batches)
   summary = {
     "copy": copy,
     "image": image,
     "figures": [str(figure)],
     "seconds": time.monotonic() - started,
     "seed": copy_task.CopyConfig().seed,
-    **measure.provenance(),
+    **provenance.provenance(),
   }
-  config_lib.write_json(out / "summary.json", summary)
+  workdir_lib.write_json(out / "summary.json", summary)
   (out / "tables.txt").write_text(f"{copy_table}\n\n{image_table}\n")
   print(f"\ntables:  {out / 'tables.txt'}\nJSON:    {out / 'summary.json'}")
   print(f"picture: {figure}")
 
 
-def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
-  """Trains and evaluates the systems on copy, T = 64; results and their table."""
+def copy_part(out: epath.Path, copy_steps: int) -> tuple[dict[str, typing.Any], str]:
+  """Trains and evaluates the models on the copy task, T = 64.
+
+  Args:
+    out: folder for the workdirs.
+    copy_steps: number of training steps.
+
+  Returns:
+    The results by model, and their table.
+  """
   results, reads, long_reads = {}, {}, {}
-  for name, title in config_lib.NAMES.items():
-    config = copy_task.CopyConfig(
-      model=name, num_steps=_COPY_STEPS.value, save_every=200
-    )
+  for name, system in SYSTEMS.items():
+    config = copy_task.CopyConfig(model=name, num_steps=copy_steps, save_every=200)
     task = copy_task.CopyTask(config)
     workdir = out / f"copy_{name}"
-    print(f"copy task, {title}: {config.num_steps} steps of {config.batch_size}")
+    print(f"copy task, {system.title}: {config.num_steps} steps of {config.batch_size}")
     train.train(task, workdir)
-    results[name] = evaluate.evaluate_workdir(task, workdir)
-    _, params = checkpoints.restore_params(workdir, train.init_params(task))
+    results[name] = evaluate.evaluate_workdir(task, workdir)[evaluate.EVAL_FILE]
+    params = evaluate.restore(task, workdir).params
     batch = next(task.eval_batches())
     reads[name] = reader(
       task, params, batch.coords[:1], batch.values[:1], batch.query_coords[:1]
@@ -101,7 +106,7 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
     } | {"us_per_query": times[name], "us_per_query_16384": long_times[name]}
     rows.append(
       (
-        config_lib.NAMES[name],
+        SYSTEMS[name].title,
         f"{result['accuracy']:.2%}",
         f"{result['tokens_fraction']:.1%}",
         f"{result['num_parameters']:,}",
@@ -110,10 +115,10 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
         f"{long_times[name]:.2f}",
       )
     )
-  text = measure.table(
-    f"Copy task, T = 64, {_COPY_STEPS.value} steps of 32 sequences, one seed",
+  text = tables.table(
+    f"Copy task, T = 64, {copy_steps} steps of 32 sequences, one seed",
     (
-      "system",
+      "model",
       "accuracy",
       "tokens read",
       "parameters",
@@ -126,37 +131,45 @@ def copy_part(out: epath.Path) -> tuple[dict[str, typing.Any], str]:
   return summary, text
 
 
-def image_part(out: epath.Path) -> tuple[dict[str, typing.Any], str, epath.Path]:
-  """Evaluates the shipped checkpoints on held-out digits; results, table, figure."""
+def image_part(
+  out: epath.Path, image_batches: int
+) -> tuple[dict[str, typing.Any], str, epath.Path]:
+  """Evaluates the shipped image models on held-out digits.
+
+  Args:
+    out: folder for results and the prepared data set.
+    image_batches: number of evaluation batches; 0: all held-out digits.
+
+  Returns:
+    The results by model, their table, and the path of the figure.
+  """
   summary, rows = {}, []
-  figure = out / "image_tca" / image_completion.FIGURE
-  for name, title in config_lib.NAMES.items():
+  figure = out / "image_tca" / image_completion.CompletionFigure.file
+  for name, system in SYSTEMS.items():
     workdir = _ROOT / "checkpoints" / f"image_{name}"
-    config = config_lib.load(image_completion.ImageConfig, workdir)
+    config = workdir_lib.load(image_completion.ImageConfig, workdir)
     config = dataclasses.replace(
-      config, eval_batches=_IMAGE_BATCHES.value, data_dir=str(out / "data")
+      config, eval_batches=image_batches, data_dir=str(out / "data")
     )
     task = image_completion.ImageTask(config)
-    target = out / f"image_{name}"
-    target.mkdir(exist_ok=True)
-    print(f"digits, {title}: restoring {workdir.name}, evaluating")
-    result = evaluate.evaluate_workdir(task, workdir, target)
+    print(f"digits, {system.title}: restoring {workdir.name}, evaluating")
+    contents = evaluate.evaluate_workdir(task, workdir, out / f"image_{name}")
+    result = contents[evaluate.EVAL_FILE]
     keys = ("log_likelihood", "tokens_fraction", "tokens_fraction_largest")
+    keys += ("full_log_likelihood",) if system.has_tree else ()
     summary[name] = {key: result[key] for key in keys}
-    if name == "tca":
-      summary[name]["full_log_likelihood"] = result["full_log_likelihood"]
     rows.append(
       (
-        title,
+        system.title,
         f"{result['log_likelihood']:.3f}",
         f"{result['tokens_fraction']:.1%}",
         f"{result['tokens_fraction_largest']:.1%}",
         f"{result['step']:,}",
       )
     )
-  text = measure.table(
+  text = tables.table(
     "Completion of held-out MNIST digits 0-4, shipped checkpoints, one seed",
-    ("system", "log-likelihood", "tokens read", "at 196 tokens", "steps trained"),
+    ("model", "log-likelihood", "tokens read", "at 196 tokens", "steps trained"),
     rows,
   )
   return summary, text, figure
@@ -169,18 +182,42 @@ def reader(
   values: jax.Array,
   query_coords: jax.Array,
 ) -> tuple[Callable[[], typing.Any], int]:
-  """A function that reads one context's memory, compiled; and its queries."""
-  memory = task_lib.jitted(task, "index")(params, coords, values)
-  return task_lib.reader(task, params, memory, query_coords), query_coords.shape[1]
+  """A compiled function that reads the memory of one context; its number of queries."""
+  memory = task.index(params, coords, values)
+  config_reader = task.system.evaluation_reader(task.config)
+  read = beam_search.timed_read(task, params, memory, query_coords, config_reader)
+  return read, query_coords.shape[1]
 
 
 def us_per_query(
   reads: dict[str, tuple[Callable[[], typing.Any], int]],
 ) -> dict[str, float]:
-  """Median microseconds per query of each read, taken in turn."""
-  seconds = measure.interleaved({name: read for name, (read, _) in reads.items()})
+  """Median microseconds per query of each read, timed in turn."""
+  seconds = timing.interleaved({name: read for name, (read, _) in reads.items()})
   return {name: 1e6 * seconds[name] / n for name, (_, n) in reads.items()}
 
 
+def main(argv: list[str]) -> None:
+  """Runs the demo with the flags of this process."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  values = flags.FLAGS
+  try:
+    run(epath.Path(values.out), values.copy_steps, values.image_batches)
+  except UserError as error:
+    logging.error("%s", error)
+    sys.exit(1)
+
+
 if __name__ == "__main__":
+  flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
+  flags.DEFINE_integer(
+    "copy_steps", 500, "Number of training steps of the copy task.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "image_batches",
+    0,
+    "Number of batches of the image evaluation; 0: all held-out digits.",
+    lower_bound=0,
+  )
   app.run(main)

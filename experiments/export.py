@@ -1,10 +1,11 @@
-"""Copies a finished run's parameters, config and result to where they are kept.
+"""Export: copy a finished run's parameters, config and results to this repository.
 
   python -m experiments.export --workdir=runs/image_tca --name=image_tca
 
-writes checkpoints/image_tca (restored by --mode=eval --workdir=...) and
-results/image_tca.json, the eval.json that the run ended with; of a run of the
-elevation task also results/scaling_<name>.json.
+writes checkpoints/image_tca, which --mode=eval --workdir=checkpoints/image_tca restores,
+and results/image_tca.json, the eval.json of the run. Other result files of the run are
+copied with their own name as a prefix: scaling.json becomes
+results/scaling_image_tca.json.
 """
 
 import json
@@ -15,62 +16,74 @@ from absl import flags
 from absl import logging
 from etils import epath
 
-from experiments import terrain
 from experiments.common import checkpoints
-from experiments.common import config as config_lib
 from experiments.common import evaluate
-from experiments.common import launch
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
-_NAME = flags.DEFINE_string("name", None, "Of the checkpoint kept.", required=True)
+from experiments.common import workdir as workdir_lib
+from experiments.common.errors import CheckpointError
 
 
-def export(workdir: epath.Path, name: str, root: epath.Path) -> None:
-  """Writes `checkpoints/name` and `results/name.json` under a root folder.
+def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]:
+  """Writes `checkpoints/<name>` and `results/<name>.json` below a root folder.
 
-  Of a run of the elevation task also `results/scaling_name.json`.
+  Args:
+    workdir: folder of a finished run.
+    name: name of the exported checkpoint.
+    root: root folder.
+
+  Returns:
+    The paths written.
 
   Raises:
-    CheckpointError: if there is nothing to copy, if the evaluation is not the one
-      that the run ended with, or if there is a checkpoint of that name.
+    CheckpointError: if the run is not finished, if a result was measured with other
+      options than the run's, or if a checkpoint of that name exists.
   """
-  result, config = workdir / evaluate.EVAL_FILE, workdir / config_lib.CONFIG_FILE
-  scaling = workdir / terrain.SCALING_FILE
-  if not result.exists() or not config.exists():
-    raise checkpoints.CheckpointError(
-      f"{workdir} holds no {evaluate.EVAL_FILE}: it is not a finished run"
+  config = workdir / workdir_lib.CONFIG_FILE
+  results = {
+    path: json.loads(path.read_text())
+    for path in sorted(workdir.glob("*.json"), key=lambda path: path.name)
+    if path.name != config.name
+  }
+  evaluated = workdir / evaluate.EVAL_FILE
+  if evaluated not in results or not config.exists():
+    raise CheckpointError(
+      f"{workdir} has no {evaluate.EVAL_FILE}: it is not a finished run"
     )
-  evaluated, trained = json.loads(result.read_text()), json.loads(config.read_text())
-  configs = [evaluated["config"]]
-  if scaling.exists():
-    configs.append(json.loads(scaling.read_text())["config"])
-  # An option that is newer than the run has its default, which is what was.
-  same = all(trained == {key: x.get(key) for key in trained} for x in configs)
-  if not same or evaluated["step"] != trained["num_steps"]:
-    raise checkpoints.CheckpointError(
-      f"{result} is of another step or of other flags than the run's; run its"
-      " command again"
-    )
-  kept = root / "checkpoints" / name
-  checkpoints.export_params(workdir, kept)
-  config.copy(kept / config_lib.CONFIG_FILE, overwrite=True)
+  trained = workdir_lib.with_new_names(json.loads(config.read_text()))
+  for path, content in results.items():
+    measured = workdir_lib.with_new_names(content["config"])
+    # Options that are newer than the run had their default.
+    same = trained == {key: measured.get(key) for key in trained}
+    if not same or content.get("step", trained["num_steps"]) != trained["num_steps"]:
+      raise CheckpointError(
+        f"{path} was measured at another step or with other flags than the run's; run"
+        " its command again"
+      )
+  exported = root / "checkpoints" / name
+  checkpoints.export_params(workdir, exported)
+  config.copy(exported / workdir_lib.CONFIG_FILE, overwrite=True)
   (root / "results").mkdir(exist_ok=True)
-  result.copy(root / "results" / f"{name}.json", overwrite=True)
-  if scaling.exists():
-    scaling.copy(root / "results" / f"scaling_{name}.json", overwrite=True)
+  written = [exported]
+  for path in results:
+    prefix = "" if path == evaluated else f"{path.stem}_"
+    written.append(root / "results" / f"{prefix}{name}.json")
+    path.copy(written[-1], overwrite=True)
+  return written
 
 
 def main(argv: list[str]) -> None:
   """Exports the run that the flags name."""
   del argv
-  launch.quiet_libraries()
+  logging.set_verbosity(logging.WARNING)
+  values = flags.FLAGS
   try:
-    export(epath.Path(_WORKDIR.value), _NAME.value, epath.Path())
-    print(f"checkpoints/{_NAME.value}, results/{_NAME.value}.json")
-  except checkpoints.CheckpointError as error:
+    written = export(epath.Path(values.workdir), values.name, epath.Path())
+  except CheckpointError as error:
     logging.error("%s", error)
     sys.exit(1)
+  print(", ".join(map(str, written)))
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+  flags.DEFINE_string("name", None, "Name of the exported checkpoint.", required=True)
   app.run(main)

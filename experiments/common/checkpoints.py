@@ -1,9 +1,9 @@
-"""Checkpoints of a run. The only file that imports Orbax, whose API is pinned.
+"""Checkpoints of a run. Only this file imports Orbax, whose API is pinned.
 
-A checkpoint is named by the number of steps completed and holds "params" and
-"optimizer", so that evaluation restores, and an export holds, parameters alone.
-Arrays are restored with the sharding of the state they replace: the number and
-kind of devices may differ from those that saved.
+The name of a checkpoint is the number of completed steps. A checkpoint has the parts
+"params" and "optimizer": evaluation restores only the parameters, and an export
+contains only the parameters. Arrays are restored with the sharding of the arrays that
+they replace, so the number and kind of devices may change between runs.
 """
 
 import typing
@@ -13,16 +13,14 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from experiments.common.errors import CheckpointError
+
 _DIRECTORY = "checkpoints"
 _KEEP = 3
 
 
-class CheckpointError(RuntimeError):
-  """There is no checkpoint that could be restored."""
-
-
 class Checkpoints:
-  """The checkpoints of a workdir, the newest `_KEEP` of them; a context manager."""
+  """The newest `_KEEP` checkpoints of a workdir; a context manager."""
 
   def __init__(self, workdir: epath.PathLike, read_only: bool = False):
     self._directory = epath.Path(workdir).resolve() / _DIRECTORY
@@ -46,12 +44,12 @@ class Checkpoints:
 
   @property
   def steps(self) -> list[int]:
-    """The steps saved, oldest first."""
+    """Steps of the saved checkpoints, in ascending order."""
     return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
   def save(self, step: int, **parts: typing.Any) -> None:
-    """Saves pytrees by name, and returns once they are on disk."""
-    # Forced: after a fallback the steps on disk are ahead of those saved now.
+    """Saves named pytrees; returns when they are on disk."""
+    # Forced: after a fallback to an older checkpoint, newer steps are on disk already.
     saved = self._checkpointer.save_checkpointables(
       step, parts, force=True, overwrite=True
     )
@@ -59,7 +57,7 @@ class Checkpoints:
       raise CheckpointError(f"step {step} could not be saved in {self._directory}")
 
   def shapes(self, name: str) -> typing.Any:
-    """The newest checkpoint's part of a name: shapes and types, on one device."""
+    """Shapes and dtypes of a part of the newest checkpoint, on one device."""
     newest = self._checkpointer.checkpointables_metadata(self.steps[-1])
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
@@ -68,14 +66,14 @@ class Checkpoints:
     )
 
   def restore(self, **like: typing.Any) -> tuple[int, dict[str, typing.Any]] | None:
-    """Restores the newest checkpoint that is whole.
+    """Restores the newest complete checkpoint.
 
     Args:
-      **like: pytrees of arrays with the shapes, dtypes and shardings wanted;
-        parts of the checkpoint that are not named are not read.
+      **like: for each part to restore, a pytree with its shapes, dtypes and shardings:
+        arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-      The step and the parts by name, or None if nothing was ever saved.
+      The step and the parts by name, or None if nothing was saved yet.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be restored.
@@ -107,10 +105,17 @@ class Checkpoints:
 
 
 def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typing.Any]:
-  """The step and the parameters of a workdir's newest whole checkpoint.
+  """Restores the parameters of the newest complete checkpoint.
+
+  Args:
+    workdir: folder of a run.
+    like: shapes, dtypes and shardings of the parameters, see `Checkpoints.restore`.
+
+  Returns:
+    The step and the parameters.
 
   Raises:
-    CheckpointError: if there is none.
+    CheckpointError: if there is no complete checkpoint.
   """
   with Checkpoints(workdir, read_only=True) as checkpoints:
     restored = checkpoints.restore(params=like)
@@ -121,11 +126,11 @@ def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typi
 
 
 def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
-  """Copies the parameters of the newest checkpoint, without the optimizer.
+  """Copies the parameters of the newest checkpoint, without the optimiser's state.
 
   Args:
-    workdir: of a run.
-    out: a folder without checkpoints.
+    workdir: folder of a run.
+    out: folder without checkpoints.
 
   Returns:
     The step.
@@ -143,10 +148,10 @@ def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
   parts = {"params": parts["params"]}
   with Checkpoints(out) as target:
     if target.steps:
-      raise CheckpointError(f"{out} already holds the checkpoints {target.steps}")
+      raise CheckpointError(f"{out} already has the checkpoints {target.steps}")
     target.save(step, **parts)
-  # Orbax notes the absolute path in the markers of a finished checkpoint; that they
-  # exist is what counts, and an export is made to be moved.
+  # Orbax writes the absolute path into the files that mark a complete checkpoint. It
+  # only checks that they exist, and an export may be moved.
   checkpoint = epath.Path(out) / _DIRECTORY / str(step)
   for folder in (checkpoint, *(checkpoint / name for name in parts)):
     (folder / "commit_success.txt").write_text("committed\n")

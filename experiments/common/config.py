@@ -1,145 +1,237 @@
-"""One frozen dataclass of options for an experiment, and its flags.
+"""Options of an experiment: a frozen dataclass, its recipes and its checks.
 
-An option is declared once, as a field of a config. `define_flags` makes the
-absl flags of a config class, `from_flags` reads them back into one frozen
-config: nothing below `main` looks at flags.
-
-A config's defaults are the default recipe. The other recipe is named `paper`: what the
-paper publishes of objective, optimiser and sizes.
+An option is declared once, as a field of a config made by `option`. `flags.parse`
+makes a command-line flag of each option. A recipe is a mapping from options to values:
+`DEFAULTS` is this repository's, `PAPER` is the published one.
 """
 
+from collections.abc import Mapping
 import dataclasses
-import json
 import math
-import pathlib
-import sys
-import types
 import typing
 
-from absl import flags
-from etils import epath
-
+from experiments.common.errors import ConfigError
 from tca_jax import objectives
 from tca_jax import tree
 
-CONFIG_FILE = "config.json"
-_PART = ".part"
-NAMES = {"tca": "TCA", "ca": "Cross Attention", "perceiver": "Perceiver IO"}
-MODELS = tuple(NAMES)
-RECIPES = ("default", "paper")
+Group = typing.Literal["task", "model", "training", "evaluation", "logging", "files"]
+GROUPS: tuple[Group, ...] = typing.get_args(Group)
+Model = typing.Literal["tca", "ca", "perceiver"]
+Recipe = typing.Literal["default", "paper"]
 
+# Options that were renamed, by their old name: stored configs and flags may still use it.
+RENAMED = {"tree_order": "order"}
 
-class ConfigError(ValueError):
-  """An option or a workdir that cannot be used; the message says what can."""
+# A workdir has one value of each option in these groups; the others may change between
+# runs, because they do not change the trained parameters.
+_TRAINED: tuple[Group, ...] = ("task", "model", "training")
 
 
 def option(
+  group: Group,
   default: typing.Any,
   text: str,
   choices: tuple[str, ...] | None = None,
   at_least: float | None = None,
   below: float = math.inf,
-  recipe: bool = True,
 ) -> typing.Any:
-  """A field of a config.
+  """Declares an option, as a field of a config.
 
   Args:
-    default: its default; its type is the option's type.
-    text: what the flag's help says.
-    choices: the strings allowed, if only some are.
-    at_least: the least number allowed.
-    below: numbers must be less than this; all must be finite.
-    recipe: whether it is part of what is trained, so that a workdir holds one
-      value of it; False for logging, saving and evaluation.
+    group: the section of `--help` that lists the option.
+    default: default value; its type is the option's type.
+    text: help text, a noun phrase.
+    choices: allowed strings. None: those of the field's type if that is a
+      `typing.Literal`, else any.
+    at_least: smallest allowed number.
+    below: exclusive upper limit of a number.
   """
   metadata = dict(
-    text=text, choices=choices, at_least=at_least, below=below, recipe=recipe
+    group=group, text=text, choices=choices, at_least=at_least, below=below
   )
   return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """The options that all experiments share; see each one's text."""
+  """Options that all experiments share.
 
-  # Sec. 3.2 and the hyper-parameters published; tasks add their own.
-  PAPER: typing.ClassVar[types.MappingProxyType[str, typing.Any]] = (
-    types.MappingProxyType(
-      dict(
-        num_steps=100_000,
-        num_layers=6,
-        share_policy=True,
-        tree_gradient=False,
-        position_skip=False,
-        learning_rate=5e-4,
-        warmup_steps=0,
-        routing_weight=0.0,
-        baseline="constant",
-      )
-    )
+  Raises:
+    ConfigError: if a value is not allowed; the message names what is.
+  """
+
+  # Recipes. A subclass states the defaults that differ from its base class, and the
+  # published values (Sec. 3.2 and the hyper-parameters of the appendix).
+  DEFAULTS: typing.ClassVar[Mapping[str, typing.Any]] = {}
+  PAPER: typing.ClassVar[Mapping[str, typing.Any]] = dict(
+    num_steps=100_000,
+    num_layers=6,
+    share_policy=True,
+    tree_gradient=False,
+    position_skip=False,
+    learning_rate=5e-4,
+    warmup_steps=0,
+    routing_weight=0.0,
+    baseline="constant",
   )
 
-  model: str = option("tca", "The system: its read-out.", choices=MODELS)
-  seed: int = option(0, "Of the parameters and of the training data.", at_least=0)
-  num_steps: int = option(2000, "Training steps.", at_least=1)
-  batch_size: int = option(32, "Contexts a step, over all devices.", at_least=1)
-
+  model: Model = option(
+    "model",
+    "tca",
+    "Model to train: Tree Cross Attention (tca), full Cross Attention (ca) or"
+    " Perceiver IO (perceiver). They differ only in how queries read the context.",
+  )
+  num_layers: int = option(
+    "model", 0, "Number of transformer layers in the encoder; 0: none.", at_least=0
+  )
   position_skip: bool = option(
-    False, "Whether positions also go around the embedder's MLP."
+    "model",
+    False,
+    "Skip connection for positional features around the embedder's MLP; the paper has"
+    " none.",
   )
-  num_layers: int = option(0, "Transformer layers of the encoder.", at_least=0)
-  branch_factor: int = option(2, "Children of a node of the tree.", at_least=2)
-  tree_order: str = option("kd", "How the tree is built.", choices=tree.ORDERS)
-  share_policy: bool = option(False, "Whether policy and attention share weights.")
-  tree_gradient: bool = option(True, "Whether gradients flow down the tree.")
+  dropout: float = option("model", 0.0, "Dropout rate.", at_least=0, below=1)
+  dtype: typing.Literal["float32", "bfloat16"] = option(
+    "model", "float32", "Data type of activations; parameters stay float32."
+  )
+  branch_factor: int = option(
+    "model", 2, "Number of children of an inner node of the tree.", at_least=2
+  )
+  order: tree.Order = option(
+    "model",
+    "kd",
+    "Order of the tokens in the tree's leaves: a k-d tree (kd), the order of the data"
+    " (given), sorted by the first coordinate (axis), sorted by a random projection"
+    " (random_projection), or random.",
+  )
+  share_policy: bool = option(
+    "model",
+    False,
+    "Shared query and key projections for policy and attention, as in the paper.",
+  )
+  tree_gradient: bool = option(
+    "model", True, "Gradient flow through the inner nodes of the tree."
+  )
   num_latents: int = option(
-    0, "Latents of Perceiver IO; 0: as many as TCA reads nodes.", at_least=0
+    "model",
+    0,
+    "Number of latents of Perceiver IO; 0: as many as TCA reads nodes.",
+    at_least=0,
   )
-  dropout: float = option(0.0, "Dropout rate.", at_least=0, below=1)
-  dtype: str = option("float32", "Of the activations.", choices=("float32", "bfloat16"))
 
-  learning_rate: float = option(2e-3, "The peak, after warm-up.", at_least=0)
-  warmup_steps: int = option(200, "Steps of linear warm-up.", at_least=0)
-  adam_b1: float = option(0.9, "Adam's beta1.", at_least=0, below=1)
-  clip_norm: float = option(1.0, "Clips the global norm; 0: never.", at_least=0)
-  lambda_ca: float = option(1.0, "Weight of the leaves' loss.", at_least=0)
-  lambda_rl: float = option(1.0, "Weight of REINFORCE.", at_least=0)
+  seed: int = option(
+    "training",
+    0,
+    "Random seed for parameter initialisation and training data.",
+    at_least=0,
+  )
+  num_steps: int = option("training", 2000, "Number of training steps.", at_least=1)
+  batch_size: int = option(
+    "training", 32, "Number of contexts per step, over all devices.", at_least=1
+  )
+  learning_rate: float = option(
+    "training",
+    2e-3,
+    "Peak learning rate, reached after warm-up; a cosine schedule then decreases it to"
+    " 0.",
+    at_least=0,
+  )
+  warmup_steps: int = option(
+    "training", 200, "Number of steps of linear learning-rate warm-up.", at_least=0
+  )
+  adam_b1: float = option("training", 0.9, "Adam's beta1.", at_least=0, below=1)
+  clip_norm: float = option(
+    "training", 1.0, "Largest global norm of a gradient; 0: no clipping.", at_least=0
+  )
+  lambda_ca: float = option(
+    "training", 1.0, "Weight of L_CA, the loss when all leaves are read.", at_least=0
+  )
+  lambda_rl: float = option(
+    "training", 1.0, "Weight of L_RL, the REINFORCE loss of the policy.", at_least=0
+  )
   entropy_weight: float = option(
-    0.01, "Weight of the entropy bonus, within REINFORCE.", at_least=0
+    "training",
+    0.01,
+    "Weight of the policy's entropy bonus, relative to REINFORCE.",
+    at_least=0,
   )
-  routing_weight: float = option(1.0, "Weight of the routing loss.", at_least=0)
+  routing_weight: float = option(
+    "training",
+    1.0,
+    "Weight of the routing loss, which distils the leaf attention into the policy.",
+    at_least=0,
+  )
   teacher_temperature: float = option(
-    1.0, "Of the leaf attention that the routing loss distils.", at_least=0.01
+    "training",
+    1.0,
+    "Temperature of the leaf attention that the routing loss distils; below 1 it is"
+    " sharpened.",
+    at_least=0.01,
   )
-  baseline: str = option("batch", "Of REINFORCE.", choices=objectives.BASELINES)
-  baseline_value: float = option(0.0, "Of the baseline 'constant'.")
-  reward: str = option(
+  baseline: objectives.Baseline = option(
+    "training",
+    "batch",
+    "Baseline subtracted from the REINFORCE reward: a constant, the mean of the batch"
+    " for the same query position, or the reward when all leaves are read (leaf).",
+  )
+  baseline_value: float = option(
+    "training", 0.0, "Value of the baseline when --baseline=constant."
+  )
+  reward: objectives.Reward = option(
+    "training",
     "accuracy",
-    "Of REINFORCE; regression always takes the likelihood.",
-    choices=objectives.REWARDS,
+    "REINFORCE reward of a classification; a regression always uses the likelihood.",
   )
 
-  save_every: int = option(500, "Steps between checkpoints.", at_least=1, recipe=False)
-  log_every: int = option(50, "Steps between log lines.", at_least=1, recipe=False)
   eval_batches: int = option(
-    100, "Batches of the evaluation; 0: the whole test set.", at_least=0, recipe=False
+    "evaluation",
+    100,
+    "Number of evaluation batches; 0: the whole test set.",
+    at_least=0,
   )
   num_paths: int = option(
-    1, "Paths that a query of the evaluation follows at once.", at_least=1, recipe=False
+    "evaluation",
+    1,
+    "Beam width of TCA: number of paths that a query follows through the tree.",
+    at_least=1,
   )
   eval_seed: int = option(
-    1, "Of the evaluation's data, apart from training's.", at_least=0, recipe=False
+    "evaluation",
+    1,
+    "Random seed for evaluation data, independent of --seed.",
+    at_least=0,
+  )
+  save_every: int = option(
+    "logging", 500, "Number of steps between checkpoints.", at_least=1
+  )
+  log_every: int = option(
+    "logging", 50, "Number of steps between lines of metrics.jsonl.", at_least=1
   )
 
-  @classmethod
-  def published(cls, changes: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    """The options of the published recipe, with changes."""
-    return cls.PAPER | changes
+  def __init_subclass__(cls, **kwargs: typing.Any):
+    """Gives inherited options the defaults that `DEFAULTS` of a subclass states."""
+    super().__init_subclass__(**kwargs)
+    inherited = {field.name: field for field in dataclasses.fields(cls)}
+    for name, default in cls.__dict__.get("DEFAULTS", {}).items():
+      field = inherited[name]
+      cls.__annotations__[name] = field.type
+      setattr(cls, name, dataclasses.field(default=default, metadata=field.metadata))
 
   @classmethod
-  def paper(cls, **changes: typing.Any) -> typing.Self:
-    """The config of the published recipe, with changes."""
-    return cls(**cls.published(changes))
+  def recipe_options(
+    cls, recipe: Recipe, given: Mapping[str, typing.Any]
+  ) -> dict[str, typing.Any]:
+    """The options that a recipe sets, updated by those given; others have defaults."""
+    return {**(cls.PAPER if recipe == "paper" else {}), **given}
+
+  @classmethod
+  def from_recipe(cls, recipe: Recipe, **given: typing.Any) -> typing.Self:
+    """A config of a recipe, updated by the options given.
+
+    >>> Config.from_recipe("paper", num_steps=7).num_steps
+    7
+    """
+    return cls(**cls.recipe_options(recipe, given))
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -148,10 +240,9 @@ class Config:
         raise ConfigError(
           f"{field.name} must be {type(field.default).__name__}, got {value!r}"
         )
-      if allowed["choices"] and value not in allowed["choices"]:
-        raise ConfigError(
-          f"{field.name} must be one of {allowed['choices']}, got {value!r}"
-        )
+      names = choices(field)
+      if names and value not in names:
+        raise ConfigError(f"{field.name} must be one of {names}, got {value!r}")
       if allowed["at_least"] is not None and not value >= allowed["at_least"]:
         raise ConfigError(
           f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
@@ -164,139 +255,19 @@ class Config:
 ConfigType = typing.TypeVar("ConfigType", bound=Config)
 
 
-def define_flags(config_class: type[Config]) -> None:
-  """Defines --mode, --workdir, --out, --recipe, and a flag for every option."""
-  flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "eval", "paths"],
-    "Train (and evaluate); or eval; or evaluate TCA along more and more paths.",
-  )
-  flags.DEFINE_string(
-    "workdir", None, "Holds config, checkpoints, metrics and results.", required=True
-  )
-  flags.DEFINE_string("out", None, "Where results go; the workdir if not given.")
-  flags.DEFINE_enum(
-    "recipe",
-    "default",
-    RECIPES,
-    "What the options not given are: their defaults, or the published ones.",
-  )
-  define: dict[type, typing.Callable[..., typing.Any]] = {
-    bool: flags.DEFINE_bool,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-  }
-  for field in dataclasses.fields(config_class):
-    default: typing.Any = field.default
-    text, choices = field.metadata["text"], field.metadata["choices"]
-    if choices:
-      flags.DEFINE_enum(field.name, default, choices, text)
-    else:
-      define[type(default)](field.name, default, text)
-  for name in (
-    "mode",
-    "workdir",
-    "out",
-    "recipe",
-    *(f.name for f in dataclasses.fields(config_class)),
+def choices(field: dataclasses.Field) -> tuple[str, ...] | None:
+  """The strings that an option allows; None if it allows any value of its type."""
+  if field.metadata["choices"] is None and typing.get_origin(field.type) is (
+    typing.Literal
   ):
-    # Key flags are those that --help lists.
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    return typing.get_args(field.type)
+  return field.metadata["choices"]
 
 
-def _given(config_class: type[Config]) -> dict[str, typing.Any]:
-  """The options that the command line asks for, by themselves or by a recipe."""
-  names = [field.name for field in dataclasses.fields(config_class)]
-  own = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
-  paper = flags.FLAGS["recipe"].value == "paper"
-  return config_class.published(own) if paper else own
-
-
-def from_flags(config_class: type[ConfigType]) -> ConfigType:
-  """The config that the parsed flags ask for; ConfigError if it is not allowed."""
-  return config_class(**_given(config_class))
-
-
-def with_given_flags(config: ConfigType) -> ConfigType:
-  """A workdir's config, with the flags of the command line that may differ.
-
-  Raises:
-    ConfigError: if a flag given asks for another recipe than the workdir's.
-  """
-  given = _given(type(config))
-  for field in dataclasses.fields(config):
-    trained = getattr(config, field.name)
-    if field.metadata["recipe"] and given.get(field.name, trained) != trained:
-      own = flags.FLAGS[field.name].present
-      option_given = f"--{field.name}" if own else f"--recipe=paper: {field.name}"
-      raise ConfigError(
-        f"{option_given}={given[field.name]} contradicts the workdir, which was trained"
-        f" with {trained!r}; leave it out"
-      )
-  return dataclasses.replace(config, **given)
-
-
-def load(config_class: type[ConfigType], workdir: epath.Path) -> ConfigType:
-  """Reads a workdir's config; options newer than it take their defaults.
-
-  Raises:
-    ConfigError: if there is none, or if it is not of this experiment.
-  """
-  path = workdir / CONFIG_FILE
-  if not path.exists():
-    raise ConfigError(f"{workdir} holds no {CONFIG_FILE}: nothing was trained there")
-  stored = json.loads(path.read_text())
-  names = {field.name for field in dataclasses.fields(config_class)}
-  if set(stored) - names:
-    raise ConfigError(
-      f"{path} is of another experiment or version: it holds the unknown options"
-      f" {sorted(set(stored) - names)}"
-    )
-  return config_class(**stored)
-
-
-def claim_workdir(config: Config, workdir: epath.Path) -> None:
-  """Writes the config to a new workdir, or checks it against an old one's.
-
-  Raises:
-    ConfigError: if the workdir was trained with another recipe, or if it holds
-      files but no config.
-  """
-  path = workdir / CONFIG_FILE
-  if path.exists():
-    stored = load(type(config), workdir)
-    different = [
-      f"{field.name}: {getattr(stored, field.name)!r} there,"
-      f" {getattr(config, field.name)!r} here"
-      for field in dataclasses.fields(config)
-      if field.metadata["recipe"]
-      and getattr(stored, field.name) != getattr(config, field.name)
-    ]
-    if different:
-      raise ConfigError(
-        f"{workdir} holds a run of another config ({'; '.join(different)});"
-        " choose another --workdir, or give the same flags to resume"
-      )
-    return
-  part = CONFIG_FILE + _PART  # a start that was killed left nothing else
-  if workdir.exists() and any(x.name != part for x in workdir.iterdir()):
-    raise ConfigError(
-      f"{workdir} holds files but no {CONFIG_FILE}; choose an empty --workdir"
-    )
-  workdir.mkdir(parents=True, exist_ok=True)
-  write_json(path, dataclasses.asdict(config))
-
-
-def write_json(path: epath.PathLike, content: typing.Any) -> None:
-  """Writes JSON as `replace_text` does."""
-  replace_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def replace_text(path: epath.PathLike, text: str) -> None:
-  """Writes a file so that a kill leaves the old one or the new one, never half."""
-  path = pathlib.Path(path)
-  part = path.with_name(path.name + _PART)
-  part.write_text(text)
-  part.replace(path)
+def trained_options(config_class: type[Config]) -> tuple[str, ...]:
+  """Names of the options that change the trained parameters."""
+  return tuple(
+    field.name
+    for field in dataclasses.fields(config_class)
+    if field.metadata["group"] in _TRAINED
+  )

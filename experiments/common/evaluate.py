@@ -1,4 +1,4 @@
-"""Evaluation of a task's restored parameters, and the `eval.json` it writes."""
+"""Evaluation of a trained model: its test metrics, and the run of all evaluators."""
 
 import dataclasses
 import time
@@ -9,36 +9,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import calibration
 from experiments.common import checkpoints
-from experiments.common import config as config_lib
-from experiments.common import measure
+from experiments.common import losses
 from experiments.common import metrics as metrics_lib
+from experiments.common import provenance
+from experiments.common import systems
 from experiments.common import task as task_lib
 from experiments.common import train
-from tca_jax import objectives
+from experiments.common import workdir as workdir_lib
+from experiments.common.batch import Batch
+from experiments.common.errors import ConfigError
+import tca_jax
+from tca_jax import masking
 
 EVAL_FILE = "eval.json"
-INTERVALS = (50, 90, 95)  # per cent, of which the coverage is reported
-_BINS = 15  # of the confidence, for the calibration error
+INTERVALS = (50, 90, 95)  # central intervals, in per cent, whose coverage is measured
 
 
-def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, float]:
-  """Greedy evaluation over the task's evaluation batches.
+class TestMetrics(task_lib.Evaluator[task_lib.Task]):
+  """Metrics of the paper, tokens read and calibration; writes eval.json."""
 
-  A metric is the mean over an example's queries, then over the examples.
+  file = EVAL_FILE
+
+  def evaluate(
+    self, restored: task_lib.Restored[task_lib.Task], path: epath.Path
+  ) -> dict[str, typing.Any]:
+    """Returns the metrics of `evaluate`, and what they were measured on."""
+    task = restored.task
+    started = time.monotonic()
+    content = evaluate(task, restored.params)
+    logged = metrics_lib.read_metrics(restored.workdir)
+    content |= {
+      "tokens_fraction_largest": task.largest_read / task.max_context,
+      "num_parameters": sum(x.size for x in jax.tree.leaves(restored.params)),
+      "step": restored.step,
+      "seconds": time.monotonic() - started,
+      "train_seconds": logged[-1]["seconds"] if logged else None,
+      **result_source(task),
+    }
+    workdir_lib.write_json(path, content)
+    return content
+
+
+def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, typing.Any]:
+  """Evaluates a model on the evaluation batches of its task, without sampling.
+
+  A metric is the mean over the queries of an example, then over the examples.
 
   Args:
-    task: what is evaluated.
-    params: the model's parameters, replicated over the local devices that share a
+    task: the task.
+    params: parameters of the model, replicated over the local devices that share a
       batch, see `restore`.
 
   Returns:
-    "log_likelihood"; "accuracy" of a classification; for TCA the same with
-    "full_" before it, read from all leaves with the same weights; "coverage_50",
-    "coverage_90" and "coverage_95" of a regression, see `interval_coverage`;
-    "calibration_error" of a classification, see `confidence_gaps`, over all queries;
-    "tokens_fraction", the mean share of a context's valid tokens that a query
-    reads; "ceiling_log_likelihood" where batches have a ceiling; "num_examples".
+    "log_likelihood"; "accuracy" of a classification; with a tree, the same with the
+    prefix "full_", when all leaves are read with the same weights; "coverage_50",
+    "coverage_90" and "coverage_95" of a regression, see
+    `tca_jax.Gaussian.interval_coverage`; "calibration_error" of a classification, over
+    all queries; "tokens_fraction", the mean share of a context's valid tokens that a
+    query reads; "ceiling_log_likelihood" where batches have a ceiling; "num_examples".
   """
   _, sharded = train.shardings(task.config.batch_size, all_devices=False)
   eval_step = jax.jit(_make_eval_step(task))
@@ -51,88 +81,44 @@ def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, float]:
     }
   count, num_queries = totals.pop("num_examples"), totals.pop("num_queries")
   gaps = totals.pop("confidence_gaps", None)
-  means = {name: float(total / count) for name, total in totals.items()}
+  means: dict[str, typing.Any] = {
+    name: float(total / count) for name, total in totals.items()
+  }
   if gaps is not None:
-    means["calibration_error"] = float(np.sum(np.abs(gaps)) / num_queries)
+    error = calibration.calibration_error(gaps, float(num_queries))
+    means["calibration_error"] = error
   return means | {"num_examples": int(count)}
 
 
-def interval_coverage(
-  mean: jax.Array, std: jax.Array, targets: jax.Array, level: float
-) -> jax.Array:
-  """How many targets the central intervals of normal distributions hold.
-
-  Args:
-    mean: `[..., E]`.
-    std: `[..., E]`.
-    targets: `[..., E]`.
-    level: the probability of an interval; a calibrated model's coverage is as high.
-
-  Returns:
-    `[...]`, the share of the E channels whose target lies in its interval.
-
-  >>> interval_coverage(jnp.zeros(2), jnp.ones(2), jnp.array([0.6, 0.7]), 0.5).item()
-  0.5
-  """
-  reach = std * jax.scipy.stats.norm.ppf((1 + level) / 2)
-  return jnp.mean(jnp.abs(targets - mean) <= reach, axis=-1)
-
-
-def confidence_gaps(
-  logits: jax.Array, labels: jax.Array, where: jax.Array
-) -> jax.Array:
-  """Correct predictions less the confidence in them, summed by bin of confidence.
-
-  The expected calibration error is the sum of their sizes, over all predictions made.
-
-  Args:
-    logits: `[..., K]`.
-    labels: `[...]` int in [0, K).
-    where: `[...]` bool, False at padded queries.
-
-  Returns:
-    `[15]`, of equally wide bins.
-  """
-  confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
-  gap = jnp.where(where, objectives.accuracy(logits, labels) - confidence, 0)
-  bins = jnp.minimum(jnp.int32(confidence * _BINS), _BINS - 1)
-  return jnp.zeros(_BINS).at[bins.ravel()].add(gap.ravel())
-
-
 def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.Array]]:
-  """`(params, batch) -> sums over the examples`, to be jitted."""
+  """Makes the function `(params, batch) -> sums over the examples`, to be jitted."""
 
-  def eval_step(params: typing.Any, batch: task_lib.Batch) -> dict[str, jax.Array]:
-    where = batch.query_mask
+  def eval_step(params: typing.Any, batch: Batch) -> dict[str, jax.Array]:
+    batch = batch.cleaned()
+    where, targets = batch.query_mask, batch.targets
     memory = task.model.apply(
       params, batch.coords, batch.values, batch.mask, method="index"
     )
-
-    def scores(prefix: str, output: typing.Any) -> dict[str, jax.Array]:
-      found = {"log_likelihood": task_lib.log_likelihood(output, batch.targets)}
-      if task.metric == "accuracy":
-        found["accuracy"] = objectives.accuracy(output, batch.targets)
-      return {prefix + name: score for name, score in found.items()}
-
-    prediction = task.model.apply(params, memory, batch.query_coords, method="read")
+    reader = task.system.evaluation_reader(task.config)
+    prediction = reader(task.model, params, memory, batch.query_coords)
+    predicted = losses.distribution(prediction.output)
     num_tokens = jnp.maximum(jnp.sum(batch.mask, axis=1, keepdims=True), 1)
-    results = scores("", prediction.output)
+    results = _scores("", predicted, targets)
     results["tokens_fraction"] = prediction.reading.num_read / num_tokens
-    if task.config.model == "tca":
-      full = task.model.apply(params, memory, batch.query_coords, method="read_leaves")
-      results |= scores("full_", full.output)
+    if task.system.has_tree:
+      full = systems.FULL(task.model, params, memory, batch.query_coords)
+      results |= _scores("full_", losses.distribution(full.output), targets)
     if batch.ceiling is not None:
       results["ceiling_log_likelihood"] = batch.ceiling
     sums = {}
-    if task.metric == "accuracy":
-      sums["confidence_gaps"] = confidence_gaps(prediction.output, batch.targets, where)
+    if isinstance(predicted, tca_jax.Categorical):
+      sums["confidence_gaps"] = calibration.confidence_gaps(
+        predicted.logits, targets, where
+      )
     else:
-      for level in INTERVALS:
-        results[f"coverage_{level}"] = interval_coverage(
-          prediction.output.mean, prediction.output.std, batch.targets, level / 100
-        )
+      results |= coverages(predicted, targets)
     for name, x in results.items():
-      sums[name] = jnp.sum(objectives.masked_mean(x, where, axis=1))
+      sums[name] = jnp.sum(masking.masked_mean(x, where, axis=1))
     return sums | {
       "num_examples": jnp.sum(jnp.any(where, axis=1)),
       "num_queries": jnp.sum(where),
@@ -141,49 +127,84 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
   return eval_step
 
 
-def restore(task: task_lib.Task, workdir: epath.Path) -> tuple[int, typing.Any]:
-  """The step and parameters of a workdir's newest checkpoint, for `evaluate`.
+def _scores(
+  prefix: str, predicted: tca_jax.Gaussian | tca_jax.Categorical, targets: jax.Array
+) -> dict[str, jax.Array]:
+  """Log-likelihood, and accuracy of a classification, `[B, M]` each."""
+  scores = {f"{prefix}log_likelihood": predicted.log_prob(targets)}
+  if isinstance(predicted, tca_jax.Categorical):
+    scores[f"{prefix}accuracy"] = predicted.accuracy(targets)
+  return scores
+
+
+def coverages(predicted: tca_jax.Gaussian, targets: jax.Array) -> dict[str, jax.Array]:
+  """Share of the targets in each of the central `INTERVALS`, by metric name."""
+  return {
+    f"coverage_{level}": predicted.interval_coverage(targets, level / 100)
+    for level in INTERVALS
+  }
+
+
+def result_source(task: task_lib.Task) -> dict[str, typing.Any]:
+  """Where a result comes from: command, commit, versions, device and config."""
+  return {**provenance.provenance(), "config": dataclasses.asdict(task.config)}
+
+
+def restore(
+  task: task_lib.TaskType, workdir: epath.PathLike
+) -> task_lib.Restored[task_lib.TaskType]:
+  """Restores the parameters of a workdir's newest checkpoint.
+
+  Args:
+    task: the task, with the config of the workdir.
+    workdir: folder of a run.
 
   Raises:
     CheckpointError: if no checkpoint can be restored.
   """
+  workdir = epath.Path(workdir)
   replicated, _ = train.shardings(task.config.batch_size, all_devices=False)
-  like = jax.device_put(train.init_params(task), replicated)
-  return checkpoints.restore_params(workdir, like)
+  shapes = jax.eval_shape(lambda: train.init_params(task))  # compiles nothing
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
+  )
+  step, params = checkpoints.restore_params(workdir, like)
+  return task_lib.Restored(task=task, params=params, step=step, workdir=workdir)
 
 
 def evaluate_workdir(
-  task: task_lib.Task, workdir: epath.Path, out: epath.Path | None = None
-) -> dict[str, typing.Any]:
-  """Restores a workdir's newest checkpoint, evaluates it, writes `eval.json`.
-
-  Beside it go the figures of tasks that draw some.
+  task: task_lib.Task,
+  workdir: epath.PathLike,
+  out: epath.PathLike | None = None,
+  mode: typing.Literal["eval", "paths"] = "eval",
+) -> dict[str, dict[str, typing.Any]]:
+  """Restores a workdir's newest checkpoint and runs the evaluators of the task.
 
   Args:
-    task: what was trained there, of the workdir's config.
-    workdir: holds the checkpoints.
-    out: where the file goes; None means the workdir.
+    task: the task, with the config of the workdir.
+    workdir: folder of a run.
+    out: folder for the evaluators' files. None: the workdir.
+    mode: the evaluators to run.
 
   Returns:
-    What the file holds.
+    The contents of the JSON files, by file name.
 
   Raises:
+    ConfigError: if no evaluator of the mode can measure the model.
     CheckpointError: if no checkpoint can be restored.
   """
-  step, params = restore(task, workdir)
-  started = time.monotonic()
-  result = evaluate(task, params)
-  logged = metrics_lib.read_metrics(workdir)
-  result |= {
-    "tokens_fraction_largest": task.largest_read / task.max_context,
-    "num_parameters": sum(x.size for x in jax.tree.leaves(params)),
-    "step": step,
-    "seconds": time.monotonic() - started,
-    "train_seconds": logged[-1]["seconds"] if logged else None,
-    **measure.provenance(),
-    "config": dataclasses.asdict(task.config),
-  }
-  out = out or workdir
-  config_lib.write_json(out / EVAL_FILE, result)
-  task.draw(params, out)
-  return result
+  evaluators = [x for x in task.evaluators if x.mode == mode and x.applies(task)]
+  if not evaluators:
+    raise ConfigError(
+      f"--mode={mode} needs a model with a tree, {workdir} has the model"
+      f" {task.config.model!r}"
+    )
+  restored = restore(task, workdir)
+  out = epath.Path(out or workdir)
+  out.mkdir(parents=True, exist_ok=True)
+  contents = {}
+  for evaluator in evaluators:
+    content = evaluator.evaluate(restored, out / evaluator.file)
+    if content is not None:
+      contents[evaluator.file] = content
+  return contents

@@ -1,14 +1,13 @@
-"""Metrics of a run: one JSON line a logged step, and TensorBoard beside it."""
+"""Metrics of a run: one JSON line per logged step, and TensorBoard events."""
 
 import json
 import pathlib
-import subprocess
 import typing
 
 from etils import epath
 import tensorboardX
 
-from experiments.common import config
+from experiments.common import workdir as workdir_lib
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -16,14 +15,16 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsWriter:
   """Appends to `metrics.jsonl` and to TensorBoard events; a context manager.
 
-  A run resumed at a step forgets what was logged after it, so that every step
-  stands in the file once.
+  Records after the step at which a run is resumed are deleted, so that every step
+  occurs in the file once.
   """
 
   def __init__(self, workdir: epath.PathLike, resume_step: int):
     path = pathlib.Path(workdir) / METRICS_FILE
     kept = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
-    config.replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    workdir_lib.replace_text(
+      path, "".join(json.dumps(record) + "\n" for record in kept)
+    )
     self.seconds = kept[-1]["seconds"] if kept else 0.0
     self._file = path.open("a")
     self._events = tensorboardX.SummaryWriter(
@@ -39,7 +40,7 @@ class MetricsWriter:
     self._events.close()
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
-    """Writes the metrics of a step; "seconds" is the training time until then."""
+    """Writes the metrics of a step; "seconds" is the training time so far."""
     self._file.write(json.dumps({"step": step} | metrics) + "\n")
     self._file.flush()
     for name, value in metrics.items():
@@ -47,7 +48,7 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, typing.Any]]:
-  """The records of a workdir, without a last line that a kill cut short."""
+  """Reads the records of a workdir, up to a line that a kill left incomplete."""
   path = pathlib.Path(workdir) / METRICS_FILE
   records = []
   for line in path.read_text().splitlines() if path.exists() else []:
@@ -56,18 +57,3 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, typing.Any]]:
     except json.JSONDecodeError:
       break
   return records
-
-
-def git_commit() -> str | None:
-  """The commit of the code that runs, "-dirty" if changed; None outside git."""
-  folder = pathlib.Path(__file__).parent
-
-  def git(*arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-  try:
-    changed = git("status", "--porcelain").strip()
-    return git("rev-parse", "HEAD").strip() + ("-dirty" if changed else "")
-  except (OSError, subprocess.CalledProcessError):
-    return None

@@ -1,8 +1,9 @@
-"""The one train loop, for every task and every system.
+"""The train loop of all tasks and models.
 
-A batch and all randomness are functions of (seed, step), and a checkpoint holds
-all that a step reads: a run that was killed and started again is the run that
-was not, bit for bit, on the same number of devices.
+The loop owns the random keys: a batch and all other randomness are functions of
+(seed, step), and a checkpoint contains everything else that a step reads. A run that
+was killed and resumed therefore ends with the same bits as one that was not, on the
+same number of devices.
 """
 
 import signal
@@ -13,7 +14,6 @@ import typing
 from absl import logging
 from etils import epath
 import jax
-from jax import numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -22,38 +22,39 @@ import optax
 import tqdm
 
 from experiments.common import checkpoints as checkpoints_lib
-from experiments.common import config as config_lib
+from experiments.common import losses
 from experiments.common import metrics as metrics_lib
 from experiments.common import task as task_lib
+from experiments.common import workdir as workdir_lib
+from experiments.common.batch import Batch
+from experiments.common.config import Config
+from experiments.common.errors import ConfigError
+from experiments.common.errors import NonFiniteLossError
 
 State = dict[str, typing.Any]  # "params" and "optimizer"
-PREEMPTED = 143  # the exit code of a process that ends on SIGTERM
-
-
-class NonFiniteLossError(RuntimeError):
-  """The loss, its gradient or the parameters stopped being numbers."""
+PREEMPTED = 143  # exit code of a process that ends on SIGTERM
 
 
 def train(task: task_lib.Task, workdir: epath.Path) -> None:
   """Trains from the newest checkpoint, or from the start, to `num_steps`.
 
   Args:
-    task: what is trained.
-    workdir: claimed for the task's config; holds checkpoints and metrics.
+    task: the task.
+    workdir: folder of the run, claimed for the task's config.
 
   Raises:
-    ConfigError: if the workdir is another config's, or if the batch cannot be
-      spread evenly over the devices.
+    ConfigError: if the workdir belongs to another config, or if the batch cannot be
+      divided evenly among the devices.
     CheckpointError: if there are checkpoints and none can be restored.
-    NonFiniteLossError: at a loss, gradient or parameter that is not finite; the
-      last good checkpoint stays.
+    NonFiniteLossError: if the loss, the gradient or a parameter is not finite; the
+      last checkpoint, which is finite, stays.
     SystemExit: with code 143 after SIGTERM, once a checkpoint is saved.
   """
   config = task.config
   replicated, sharded = shardings(config.batch_size)
-  config_lib.claim_workdir(config, workdir)
+  workdir_lib.claim(config, workdir)
 
-  # --- State: restored, if anything was saved.
+  # --- State: restored if a checkpoint exists.
   optimizer = build_optimizer(config)
   state = jax.device_put(init_state(task, optimizer), replicated)
   checkpoints = checkpoints_lib.Checkpoints(workdir)
@@ -64,8 +65,9 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
     print(f"{workdir}: resuming at step {first_step}")
   train_step = jax.jit(make_train_step(task, optimizer), donate_argnums=0)
 
-  # --- Loop. `step` counts the steps completed. Losses are looked at when they
-  # are logged or before they are saved, so that the device is not waited for.
+  # --- Loop. `step` is the number of completed steps. Metrics are fetched only when
+  # they are logged or before a checkpoint, so that the loop does not wait for the
+  # device at each step.
   preempted = []
   previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
   unchecked: list[tuple[int, dict[str, jax.Array]]] = []
@@ -80,7 +82,8 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
     step = first_step
     try:
       for step in range(first_step + 1, config.num_steps + 1):
-        batch = jax.device_put(task.train_batch(step - 1), sharded)
+        rng = task_lib.batch_rng(config.seed, step - 1)
+        batch = jax.device_put(task.train_batch(rng, step - 1), sharded)
         state, metrics = train_step(state, batch, np.int32(step - 1))
         unchecked.append((step, metrics))
         last, stops = step == config.num_steps, bool(preempted)
@@ -108,19 +111,20 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
 def shardings(
   batch_size: int, all_devices: bool = True
 ) -> tuple[NamedSharding, NamedSharding]:
-  """(replicated, split along the batch) over the local devices.
+  """Shardings over the local devices: replicated, and divided along the batch.
 
   Args:
-    batch_size: of all devices together.
-    all_devices: whether every device must have a share; else as many devices as
-      can share the batch evenly are used.
+    batch_size: number of contexts on all devices together.
+    all_devices: whether to use every device. If False, the largest number of devices
+      that divides the batch evenly is used.
 
   Raises:
-    ConfigError: if every device must have a share and the batch is not a multiple.
+    ConfigError: if every device is to be used and the batch is not a multiple of
+      their number.
   """
   devices = jax.local_devices()
   if all_devices and batch_size % len(devices):
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"batch_size must be a multiple of the {len(devices)} local devices, got"
       f" {batch_size}"
     )
@@ -133,8 +137,8 @@ def shardings(
   )
 
 
-def build_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
-  """Adam with warm-up, cosine decay to 0 and a clipped global norm."""
+def build_optimizer(config: Config) -> optax.GradientTransformation:
+  """Adam with warm-up, cosine decay to 0 and gradient clipping."""
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
@@ -148,15 +152,16 @@ def build_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
 
 
 def init_params(task: task_lib.Task) -> typing.Any:
-  """The model's parameters at the start, a function of the seed."""
-  batch = task.train_batch(0)
+  """Initial parameters of the model, a function of the seed."""
+  batch = task.first_batch()
+  rng = task_lib.stream_rng(task.config.seed, "init", 0)
   return jax.jit(task.model.init)(
-    task.key("init", 0), batch.coords, batch.values, batch.query_coords, batch.mask
+    rng, batch.coords, batch.values, batch.query_coords, batch.mask
   )
 
 
 def init_state(task: task_lib.Task, optimizer: optax.GradientTransformation) -> State:
-  """Parameters and optimizer state at the start."""
+  """Initial parameters and optimiser state."""
   params = init_params(task)
   return {"params": params, "optimizer": optimizer.init(params)}
 
@@ -164,26 +169,24 @@ def init_state(task: task_lib.Task, optimizer: optax.GradientTransformation) -> 
 def make_train_step(
   task: task_lib.Task, optimizer: optax.GradientTransformation
 ) -> typing.Callable[..., tuple[State, dict[str, jax.Array]]]:
-  """`(state, batch, step) -> (state, metrics)`, to be jitted."""
+  """Makes the function `(state, batch, step) -> (state, metrics)`, to be jitted."""
 
-  def train_step(state: State, batch: task_lib.Batch, step: jax.Array):
-    policy_rng, dropout_rng = jax.random.split(
-      jax.random.fold_in(task.key("train", step), 1)
-    )
-
-    query_coords = jnp.where(batch.query_mask[..., None], batch.query_coords, 0)
+  def train_step(state: State, batch: Batch, step: jax.Array):
+    rng = task_lib.step_rng(task.config.seed, step)
+    policy_rng, dropout_rng = jax.random.split(rng)
+    batch = batch.cleaned()
 
     def loss_fn(params):
       prediction = task.model.apply(
         params,
         batch.coords,
         batch.values,
-        query_coords,
+        batch.query_coords,
         batch.mask,
         train=True,
         rngs={"policy": policy_rng, "dropout": dropout_rng},
       )
-      return task_lib.objective(prediction, batch, task.config)
+      return losses.objective(prediction, batch, task.config)
 
     (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
     updates, optimizer_state = optimizer.update(
@@ -204,7 +207,7 @@ def make_train_step(
 
 
 def _parts(params: typing.Any) -> dict[str, typing.Any]:
-  """Parameters by the part of the model, the aggregator apart from its read-out."""
+  """Parameters by part of the model; the aggregator is a part of its own."""
   parts = dict(params["params"])
   read_out = dict(parts.pop("read_out"))
   if "aggregator" in read_out:
@@ -217,7 +220,7 @@ def _check_finite(
   workdir: epath.Path,
   saved: list[int],
 ) -> dict[str, float]:
-  """The metrics of the last of the steps; NonFiniteLossError if any is not finite."""
+  """Returns the metrics of the last step; raises if those of any step are not finite."""
   values = {}
   for step, metrics in jax.device_get(steps):
     values = {name: float(value) for name, value in metrics.items()}

@@ -1,1 +1,1 @@
-"""Samplers and TFDS builders."""
+"""Samplers of training and evaluation data, and TFDS builders."""

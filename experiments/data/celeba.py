@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from experiments.data.errors import DataError
+from experiments.common.errors import DataError
 
 SIZE = 32
 ARCHIVE, PARTITIONS = "img_align_celeba.zip", "list_eval_partition.txt"
@@ -18,7 +18,7 @@ _SPLITS = {"0": "train", "1": "validation", "2": "test"}
 
 
 class Celeba32(tfds.core.GeneratorBasedBuilder):
-  """CelebA, aligned and cropped, the whole image resized to 32x32 RGB."""
+  """CelebA: aligned and cropped images, resized as a whole to 32x32 RGB."""
 
   VERSION = tfds.core.Version("1.0.0")
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -42,8 +42,8 @@ class Celeba32(tfds.core.GeneratorBasedBuilder):
     archive = dl_manager.manual_dir / ARCHIVE
     names = read_partitions(dl_manager.manual_dir / PARTITIONS, archive)
     return {
-      split: self._generate_examples(archive, of_split)
-      for split, of_split in names.items()
+      split: self._generate_examples(archive, split_names)
+      for split, split_names in names.items()
     }
 
   def _generate_examples(self, archive, names):
@@ -53,7 +53,7 @@ class Celeba32(tfds.core.GeneratorBasedBuilder):
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
-  """Resizes a whole image, antialiased: `[H, W, 3]` to `[32, 32, 3]` uint8."""
+  """Resizes a whole image with antialiasing: `[H, W, 3]` to `[32, 32, 3]` uint8."""
   resized = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
   return np.asarray(resized)
 
@@ -61,32 +61,39 @@ def shrink(image: np.ndarray) -> np.ndarray:
 def read_partitions(
   partitions: epath.Path, archive: epath.Path
 ) -> dict[str, list[str]]:
-  """The images of each split, all of which the archive holds.
+  """Reads the names of the images of each split.
+
+  Args:
+    partitions: the file with an image name and a partition per line.
+    archive: the archive of the images.
+
+  Returns:
+    The image names of "train", "validation" and "test"; the archive contains them all.
 
   Raises:
-    DataError: if a file cannot be read, if a line is not the name of an image and a
-      partition, or if the archive lacks an image.
+    DataError: if a file cannot be read, if a line is not an image name and a
+      partition, if a name is repeated, or if the archive lacks an image.
   """
   try:
     with zipfile.ZipFile(archive) as files:
-      held = set(files.namelist())
+      members = set(files.namelist())
   except (OSError, zipfile.BadZipFile) as error:
-    raise DataError(f"{archive} cannot be read ({error}); fetch it again") from error
+    raise DataError(f"{archive} cannot be read ({error}); download it again") from error
   names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
-  taken = set()
+  listed = set()
   for i, line in enumerate(partitions.read_text().splitlines(), start=1):
     fields = line.split()
-    if len(fields) != 2 or fields[1] not in _SPLITS or fields[0] in taken:
+    if len(fields) != 2 or fields[1] not in _SPLITS or fields[0] in listed:
       raise DataError(
-        f"{partitions}, line {i}: must be an image not named before and a partition of"
-        f" {', '.join(_SPLITS)}, got {line!r}"
+        f"{partitions}, line {i}: must be the name of an image not listed before and a"
+        f" partition of {', '.join(_SPLITS)}, got {line!r}"
       )
     name, partition = fields
-    if _member(name) not in held:
+    if _member(name) not in members:
       raise DataError(
-        f"{partitions}, line {i}: {_member(name)} is not in {archive}; fetch both again"
+        f"{partitions}, line {i}: {_member(name)} is not in {archive}; download both again"
       )
-    taken.add(name)
+    listed.add(name)
     names[_SPLITS[partition]].append(name)
   return names
 
@@ -96,17 +103,17 @@ def _member(name: str) -> str:
 
 
 def _read_image(files: zipfile.ZipFile, name: str) -> np.ndarray:
-  """An image of the archive at its full size, `[218, 178, 3]`."""
+  """Reads an image of the archive at its full size, `[218, 178, 3]` uint8."""
   try:
     with Image.open(io.BytesIO(files.read(_member(name)))) as image:
       pixels = np.asarray(image.convert("RGB"))
   except (OSError, zlib.error, zipfile.BadZipFile) as error:
     raise DataError(
-      f"{files.filename}: {name} cannot be read ({error}); fetch {ARCHIVE} again"
+      f"{files.filename}: {name} cannot be read ({error}); download {ARCHIVE} again"
     ) from error
   if pixels.shape[1::-1] != FULL_SIZE:
     raise DataError(
       f"{files.filename}: {name} must be {FULL_SIZE} pixels, got {pixels.shape[1::-1]};"
-      " take the aligned and cropped images"
+      " use the aligned and cropped images"
     )
   return pixels

@@ -8,7 +8,7 @@ from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.data.errors import DataError
+from experiments.common.errors import DataError
 
 ARCHIVE = "gzip.zip"
 NUM_CLASSES = 47
@@ -48,18 +48,22 @@ class EmnistBalanced(tfds.core.GeneratorBasedBuilder):
 
 
 def upright(images: np.ndarray) -> np.ndarray:
-  """Turns images `[..., 28, 28, 1]` from the way EMNIST stores them: transposed."""
+  """Transposes images `[..., 28, 28, 1]`: EMNIST stores them with swapped axes."""
   return np.swapaxes(images, -3, -2)
 
 
 def read_split(archive: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """Reads "train" or "test" of the official archive.
+  """Reads a split of the official archive.
+
+  Args:
+    archive: the path of gzip.zip.
+    split: "train" or "test".
 
   Returns:
     Images `[n, 28, 28, 1]` uint8, upright, and labels `[n]` uint8.
 
   Raises:
-    DataError: if the archive cannot be read or holds something else.
+    DataError: if the archive cannot be read or contains arrays of another shape.
   """
   member = f"gzip/emnist-balanced-{split}-{{}}-ubyte.gz"
   images = _read_idx(archive, member.format("images-idx3"), 3)
@@ -67,21 +71,21 @@ def read_split(archive: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]
   shape = (len(labels), 28, 28)
   if images.shape != shape or labels.max(initial=0) >= NUM_CLASSES:
     raise DataError(
-      f"{archive}: the {split} split must hold images of shape {shape} and labels below"
-      f" {NUM_CLASSES}, got the shape {images.shape} and labels up to"
+      f"{archive}: the {split} split must contain images of shape {shape} and labels"
+      f" below {NUM_CLASSES}, got the shape {images.shape} and labels up to"
       f" {labels.max(initial=0)}"
     )
   return upright(images[..., None]), labels
 
 
 def _read_idx(archive: epath.Path, member: str, rank: int) -> np.ndarray:
-  """An array of bytes: 0, 0, the type, the rank, the big-endian sizes, the content."""
+  """Reads an IDX file of bytes: 0, 0, type, rank, big-endian sizes, content."""
   try:
     with zipfile.ZipFile(archive) as files:
       content = gzip.decompress(files.read(member))
   except (KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
     raise DataError(
-      f"{archive}: {member} cannot be read ({error}); fetch {ARCHIVE} again"
+      f"{archive}: {member} cannot be read ({error}); download {ARCHIVE} again"
     ) from error
   magic, start = bytes([0, 0, _UNSIGNED_BYTE, rank]), 4 + 4 * rank
   if content[:4] != magic or len(content) < start:
@@ -92,7 +96,7 @@ def _read_idx(archive: epath.Path, member: str, rank: int) -> np.ndarray:
   shape = tuple(np.frombuffer(content, ">u4", rank, offset=4).tolist())
   if len(content) - start != np.prod(shape):
     raise DataError(
-      f"{archive}: {member} must hold the {np.prod(shape)} bytes of the shape {shape},"
+      f"{archive}: {member} must contain the {np.prod(shape)} bytes of the shape {shape},"
       f" got {len(content) - start}"
     )
   return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,4 +1,4 @@
-"""Functions drawn from Gaussian processes (Sec. 4.2), and the best prediction of them."""
+"""Functions drawn from Gaussian processes (Sec. 4.2), and their exact posterior."""
 
 import typing
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.task import Batch
+from experiments.common.batch import Batch
 
 Kernel = typing.Literal["rbf", "matern52"]
 KERNELS: tuple[str, ...] = typing.get_args(Kernel)
@@ -16,10 +16,10 @@ SIZES: tuple[str, ...] = typing.get_args(Sizes)
 MAX_POINTS = 50  # context and targets together are fewer
 MIN_POINTS = 3
 MAX_CONTEXT = MAX_POINTS - MIN_POINTS - 1
-NOISE = 0.02  # standard deviation of an observation
+NOISE = 0.02  # standard deviation of the observation noise
 
-# (slots for context, slots for targets): what a batch is padded to. Few shapes, so
-# that little is compiled, yet more than one: most targets come with small contexts.
+# The shapes (context slots, target slots) to which batches are padded. One shape would
+# waste slots, as small contexts have most targets; few shapes keep compilation short.
 SHAPES = tuple(
   (n, MAX_POINTS - 1 - first) for first, n in ((3, 16), (17, 32), (33, 46))
 )
@@ -27,21 +27,32 @@ SHAPES = tuple(
 
 @chex.dataclass(frozen=True)
 class Process:
-  """The hyper-parameters of the processes that a batch was drawn from, `[B]` each."""
+  """Hyper-parameters of the processes from which a batch was drawn.
+
+  Attributes:
+    length_scale: `[B]`.
+    scale: `[B]`, the standard deviation of function values.
+  """
 
   length_scale: jax.Array | np.ndarray
   scale: jax.Array | np.ndarray
 
 
 def smallest_context(shape: tuple[int, int]) -> int:
-  """The fewest context points that are padded to a shape."""
+  """Returns the smallest number of context points that is padded to a shape."""
   return MAX_POINTS - 1 - shape[1]
 
 
 def draw_shape(seed: tuple[int, ...]) -> tuple[int, int]:
-  """The shape of a batch: the number of context points is uniform on [3, 47).
+  """Draws the shape of a batch, by a context size that is uniform on [3, 47).
 
-  Drawn by NumPy, as a shape is not data: no device is waited for.
+  The shape is drawn by NumPy, because a compiled function needs it before it runs.
+
+  Args:
+    seed: integers that seed NumPy's generator.
+
+  Returns:
+    One of `SHAPES`.
   """
   num_context = np.random.default_rng(seed).integers(MIN_POINTS, MAX_CONTEXT + 1)
   return next(shape for shape in SHAPES if num_context <= shape[0])
@@ -54,23 +65,27 @@ def sample(
   kernel: Kernel,
   sizes: Sizes,
 ) -> tuple[Batch, Process]:
-  """Draws functions, and context and target points of each, by masks in one shape.
+  """Draws functions, and the context and target points of each.
 
-  num_ctx is uniform on what the shape is for, x on [-2, 2), the length scale on
-  [0.1, 0.6) and the scale on [0.1, 1); observations have noise of sd 0.02. Context
-  and targets are sorted by x, each on its own.
+  The number of context points, num_ctx, is uniform on the sizes that are padded to the
+  shape. x is uniform on [-2, 2), the length scale on [0.1, 0.6) and the scale on
+  [0.1, 1). Observations have noise of standard deviation 0.02. Context and targets are
+  each sorted by x.
 
   Args:
-    rng: consumed.
+    rng: a random key, consumed.
     batch_size: B.
     shape: one of `SHAPES`, (N, M).
-    kernel: of the process.
-    sizes: "batch": all examples have one num_ctx and one num_tar, uniform on
-      [3, 50 - num_ctx), as published. "example": each draws its own num_ctx and has
-      the largest num_tar, as a function costs the same with fewer.
+    kernel: the kernel of the process.
+    sizes: "batch": all examples share one num_ctx and one number of targets, which is
+      uniform on [3, 50 - num_ctx), as published. "example": each example has its own
+      num_ctx and 49 - num_ctx targets, the maximum, at the same cost.
 
   Returns:
-    A `Batch` with C = 1 and E = 1, and the `Process` of each example.
+    A `Batch` with C = 1 and E = 1, and the `Process` of the examples.
+
+  Raises:
+    ValueError: if kernel or sizes is unknown.
   """
   if sizes not in SIZES:
     raise ValueError(f"sizes must be one of {SIZES}, got {sizes!r}")
@@ -83,13 +98,13 @@ def sample(
   if sizes == "batch":
     num_targets = jax.random.randint(target_rng, draws, MIN_POINTS, num_targets + 1)
   x, masks = [], []
-  for key, slots, count in zip(
+  for points_rng, slots, count in zip(
     jax.random.split(x_rng), shape, (num_context, num_targets), strict=True
   ):
     mask = jnp.broadcast_to(jnp.arange(slots) < count[:, None], (batch_size, slots))
-    place = jax.random.uniform(key, (batch_size, slots), minval=-2, maxval=2)
-    order = jnp.argsort(jnp.where(mask, place, jnp.inf))
-    x.append(jnp.take_along_axis(place, order, axis=1))
+    drawn = jax.random.uniform(points_rng, (batch_size, slots), minval=-2, maxval=2)
+    order = jnp.argsort(jnp.where(mask, drawn, jnp.inf))
+    x.append(jnp.take_along_axis(drawn, order, axis=1))
     masks.append(mask)
   low, high = jnp.array([[0.1], [0.1]]), jnp.array([[0.6], [1.0]])
   length_scale, scale = jax.random.uniform(
@@ -99,8 +114,8 @@ def sample(
   points = jnp.concatenate(x, axis=1)
   covariance = covariances(points, points, process, kernel, jnp)
   covariance += NOISE**2 * jnp.eye(points.shape[1])
-  white = jax.random.normal(y_rng, points.shape)
-  y = jnp.einsum("bij,bj->bi", jnp.linalg.cholesky(covariance), white)
+  standard_normal = jax.random.normal(y_rng, points.shape)
+  y = jnp.einsum("bij,bj->bi", jnp.linalg.cholesky(covariance), standard_normal)
   y = jnp.split(y, [shape[0]], axis=1)
   return Batch(
     coords=x[0][..., None],
@@ -115,40 +130,52 @@ def sample(
 def covariances(
   a: typing.Any, b: typing.Any, process: Process, kernel: Kernel, xp: typing.Any
 ) -> typing.Any:
-  """Of the function's values at `[B, n]` and `[B, m]`, noise apart: `[B, n, m]`.
+  """Computes the covariances of function values, without observation noise.
+
+  With r = |a - b| / length_scale, the covariance is scale^2 * k(r), where k(r) is
+  exp(-r^2 / 2) for "rbf", and (1 + s + s^2 / 3) * exp(-s) with s = sqrt(5) * r for
+  "matern52".
 
   Args:
-    a: x.
-    b: x.
+    a: `[B, n]`, values of x.
+    b: `[B, m]`, values of x.
     process: the `Process`.
     kernel: "rbf" or "matern52".
-    xp: `jax.numpy`, or NumPy with float64 arrays.
+    xp: `jax.numpy`, or NumPy for float64 arrays.
+
+  Returns:
+    `[B, n, m]`.
+
+  Raises:
+    ValueError: if kernel is unknown.
   """
-  far = xp.abs(a[:, :, None] - b[:, None]) / process.length_scale[:, None, None]
+  distance = xp.abs(a[:, :, None] - b[:, None])
+  scaled_distance = distance / process.length_scale[:, None, None]
   if kernel == "rbf":
-    shape = xp.exp(-(far**2) / 2)
+    correlation = xp.exp(-(scaled_distance**2) / 2)
   elif kernel == "matern52":
-    far = 5**0.5 * far
-    shape = (1 + far + far**2 / 3) * xp.exp(-far)
+    scaled_distance = 5**0.5 * scaled_distance
+    correlation = 1 + scaled_distance + scaled_distance**2 / 3
+    correlation = correlation * xp.exp(-scaled_distance)
   else:
     raise ValueError(f"kernel must be one of {KERNELS}, got {kernel!r}")
-  return process.scale[:, None, None] ** 2 * shape
+  return process.scale[:, None, None] ** 2 * correlation
 
 
 def predictive(
   batch: Batch, process: Process, kernel: Kernel
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and std of each target under the exact posterior, noise included.
+  """Computes the exact posterior of each target, observation noise included.
 
-  No system can predict better on average: it knows the hyper-parameters.
+  The posterior knows the hyper-parameters: no model predicts better on average.
 
   Args:
-    batch: as `sample` draws it.
-    process: the `Process`.
-    kernel: of the process.
+    batch: a `Batch` of `sample`.
+    process: the `Process` of its examples.
+    kernel: the kernel of the process.
 
   Returns:
-    `[B, M]` float64 each.
+    The mean and the standard deviation, `[B, M]` float64 each.
   """
   x, y, mask, query = (
     np.asarray(array, np.float64)
@@ -160,14 +187,15 @@ def predictive(
     )
   )
   process = jax.tree.map(lambda array: np.asarray(array, np.float64), process)
-  # A masked point is independent of all others, with the value 0.
-  both = mask[:, :, None] * mask[:, None]
+  # A masked point is modelled as 0 and independent of all other points.
+  both_valid = mask[:, :, None] * mask[:, None]
   identity = np.eye(x.shape[1])
-  known = covariances(x, x, process, kernel, np) * both + NOISE**2 * identity
-  known += (1 - mask)[:, :, None] * identity
+  covariance = covariances(x, x, process, kernel, np) * both_valid
+  covariance += NOISE**2 * identity
+  covariance += (1 - mask)[:, :, None] * identity
   cross = covariances(x, query, process, kernel, np) * mask[:, :, None]
-  factor = np.linalg.cholesky(known)
+  factor = np.linalg.cholesky(covariance)
   cross = np.linalg.solve(factor, cross)
-  white = np.linalg.solve(factor, (y * mask)[..., None])
+  standard_normal = np.linalg.solve(factor, (y * mask)[..., None])
   variance = process.scale[:, None] ** 2 + NOISE**2 - np.sum(cross**2, axis=1)
-  return np.sum(cross * white, axis=1), np.sqrt(variance)
+  return np.sum(cross * standard_normal, axis=1), np.sqrt(variance)

@@ -1,7 +1,7 @@
-"""The sets of images by name: where they come from, and which train and test.
+"""Image data sets by name: their sources, splits and classes.
 
-All are TFDS data sets, prepared on first use, kept as array_record files and read
-without TensorFlow.
+All are TFDS data sets, which are prepared on first use, stored as array_record files
+and read without TensorFlow.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
+from experiments.common.errors import DataError
 from experiments.data import celeba
 from experiments.data import emnist
 from experiments.data import mnist
 from experiments.data import photos
 from experiments.data import preparation
-from experiments.data.errors import DataError
 
 Split = typing.Literal["train", "test"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Registered:
-  """TFDS's own builder of the same images.
+  """A builder of the same images that is registered in TFDS.
 
-  It needs TensorFlow to prepare them, but not to read them.
+  TensorFlow is needed to prepare its data set, but not to read it.
 
   Attributes:
-    name: for `tfds.builder`.
-    convert: turns one of its images into one of ours.
+    name: the argument of `tfds.builder`.
+    convert: the function from its images to those of our builder.
   """
 
   name: str
@@ -40,15 +40,16 @@ class Registered:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSet:
-  """A set of images.
+  """An image data set.
 
   Attributes:
-    builder: prepares them from the files of a package, or from official ones.
-    files: the official files that it reads, if any.
-    registered: TFDS's own builder, if there is one.
-    train: the splits to train on; "test" is what all are evaluated on.
-    seen: the classes to train on; None if images have none.
-    unseen: the classes that are kept for the evaluation.
+    builder: our TFDS builder.
+    files: the names of the official files that the builder reads; empty if it reads
+      files of a package.
+    registered: the builder of the same images in TFDS, if there is one.
+    train: the TFDS splits to train on; every data set is evaluated on "test".
+    seen: the classes to train on; None if the images have no classes.
+    unseen: the classes that occur only in evaluations; None if there are none.
   """
 
   builder: type[tfds.core.GeneratorBasedBuilder]
@@ -78,7 +79,7 @@ IMAGE_SETS = {
 }
 
 
-@functools.cache  # tasks of one process come back for the same images
+@functools.cache  # several tasks of a process load the same images
 def load(
   name: str,
   split: Split,
@@ -86,20 +87,20 @@ def load(
   manual_dir: epath.PathLike = "",
   labels: range | None = None,
 ) -> np.ndarray:
-  """The images of a split, prepared on first use.
+  """Loads the images of a split, and prepares the data set on first use.
 
   Args:
-    name: of `IMAGE_SETS`.
+    name: one of `IMAGE_SETS`.
     split: "train" or "test".
-    data_dir: where TFDS keeps prepared data sets.
-    manual_dir: where the official files are that a data set is prepared from.
-    labels: the classes to take; None: all.
+    data_dir: the folder of prepared TFDS data sets.
+    manual_dir: the folder of the official files that are downloaded by hand.
+    labels: the classes to load; None: all classes.
 
   Returns:
     `[n, H, W, E]` uint8, read-only.
 
   Raises:
-    DataError: if the data cannot be found or read.
+    DataError: if the source files are missing or malformed.
   """
   image_set = IMAGE_SETS[name]
   builder, convert = _prepared(image_set, data_dir, manual_dir)
@@ -118,10 +119,14 @@ def load(
 def _prepared(
   image_set: ImageSet, data_dir: epath.PathLike, manual_dir: epath.PathLike
 ) -> tuple[tfds.core.DatasetBuilder, Callable[[np.ndarray], np.ndarray]]:
-  """A builder whose images are there, and what makes ours of them."""
-  own = image_set.builder(data_dir=data_dir, file_format="array_record")
-  if preparation.is_prepared(own):
-    return own, np.asarray
+  """Returns a builder with a prepared data set, and the function that converts images.
+
+  The order of preference is: our prepared data set, the prepared one of TFDS, and
+  preparation of ours from the source files.
+  """
+  ours = image_set.builder(data_dir=data_dir, file_format="array_record")
+  if preparation.is_prepared(ours):
+    return ours, np.asarray
   other = ""
   if image_set.registered:
     registered = tfds.builder(image_set.registered.name, data_dir=data_dir)
@@ -133,9 +138,9 @@ def _prepared(
   ]
   if missing:
     raise DataError(
-      f"{own.name} is not prepared in {data_dir}{other}, and {manual_dir}"
+      f"{ours.name} is not prepared in {data_dir}{other}, and {manual_dir}"
       f" (--manual_dir) lacks {' and '.join(missing)}: put"
-      f" {own.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run the same command again"
+      f" {ours.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run the same command again"
     )
-  preparation.prepare(own, manual_dir)
-  return own, np.asarray
+  preparation.prepare(ours, manual_dir)
+  return ours, np.asarray

@@ -3,15 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-from experiments.common.task import Batch
+from experiments.common.batch import Batch
 
-MAX_PIXELS = 200  # of an image, context and targets together
+MAX_PIXELS = 200  # context and targets of an image together are fewer
 MIN_PIXELS = 3
 MAX_CONTEXT = MAX_PIXELS - MIN_PIXELS - 1
 
 
 def scale(row_and_column: jax.typing.ArrayLike, height: int, width: int) -> jax.Array:
-  """Pixel indices `[..., 2]` to coordinates in [-1, 1], float32.
+  """Scales pixel indices to coordinates in [-1, 1].
+
+  Args:
+    row_and_column: `[..., 2]` int.
+    height: the number of rows of the image.
+    width: the number of columns of the image.
+
+  Returns:
+    `[..., 2]` float32.
 
   >>> scale(jnp.array([[0, 27], [27, 0]]), 28, 28).tolist()
   [[-1.0, 1.0], [1.0, -1.0]]
@@ -21,19 +29,19 @@ def scale(row_and_column: jax.typing.ArrayLike, height: int, width: int) -> jax.
 
 
 def sample(rng: jax.Array, images: jax.Array) -> Batch:
-  """Draws context and target pixels of a batch of images (Sec. 4.2).
+  """Draws the context and target pixels of a batch of images (Sec. 4.2).
 
-  Per image: num_ctx is uniform on [3, 197) and num_tar on [3, 200 - num_ctx),
-  and as many distinct pixels are drawn. Coordinates are scaled to [-1, 1], and
-  values are pixel / 255 - 0.5. All sizes share one shape, by masks. The paper
-  draws one size for a batch; the distribution of an example is the same.
+  For each image, num_ctx is uniform on [3, 197) and num_tar on [3, 200 - num_ctx);
+  this many distinct pixels are drawn. Coordinates are scaled to [-1, 1], and values are
+  pixel / 255 - 0.5. All sizes are padded to one shape. The paper draws one pair of sizes
+  for a batch; the distribution of a single example is the same.
 
   Args:
-    rng: consumed.
-    images: `[B, H, W, E]` uint8.
+    rng: a random key, consumed.
+    images: `[B, H, W, E]` uint8, with H * W >= 200.
 
   Returns:
-    A `Batch` with N = 196 and M = 196 slots and C = 2.
+    A `Batch` with N = 196, M = 196 and C = 2.
   """
   batch, height, width, channels = images.shape
   size_rng, pixel_rng = jax.random.split(rng)
@@ -47,7 +55,7 @@ def sample(rng: jax.Array, images: jax.Array) -> Batch:
   noise = jax.random.uniform(pixel_rng, (batch, height * width))
   _, chosen = jax.lax.top_k(noise, MAX_PIXELS)
   slots = jnp.arange(MAX_CONTEXT)
-  # Targets stand behind the context among the pixels drawn.
+  # The targets follow the context in the order in which pixels are drawn.
   target_slots = jnp.minimum(num_context + slots, MAX_PIXELS - 1)
   pixels = images.reshape(batch, height * width, channels)
 

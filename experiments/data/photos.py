@@ -1,4 +1,4 @@
-"""Patches of photographs that packages ship: a TFDS builder."""
+"""Patches of photographs from scikit-image and scikit-learn: a TFDS builder."""
 
 import pathlib
 
@@ -10,8 +10,8 @@ from experiments.data import packages
 
 SIZE = 32
 
-# Whole photographs train or test. Of the stereo pair motorcycle_left and
-# motorcycle_right, which show one scene, one is taken.
+# Each photograph belongs to one split as a whole. The stereo pair motorcycle_left and
+# motorcycle_right shows one scene, so that only one of the two is used.
 PHOTOS = {
   "train": (
     "coffee.png",
@@ -27,10 +27,7 @@ PHOTOS = {
 
 
 class PhotoPatches(tfds.core.GeneratorBasedBuilder):
-  """4,752 disjoint patches of ten photographs, 32x32 RGB: 4,110 to train, 642 to test.
-
-  The photographs come with scikit-image and scikit-learn.
-  """
+  """Disjoint 32x32 RGB patches of ten photographs: 4,110 to train, 642 to test."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -64,10 +61,13 @@ class PhotoPatches(tfds.core.GeneratorBasedBuilder):
 
 
 def find_photo(name: str) -> pathlib.Path:
-  """The file of a photograph.
+  """Finds the file of a photograph.
+
+  Args:
+    name: one of the names in `PHOTOS`.
 
   Raises:
-    DataError: if the package that ships it is not installed or lacks it.
+    DataError: if the package that ships it is not installed or lacks the file.
   """
   if name in ("china.jpg", "flower.jpg"):
     path = f"datasets/images/{name}"
@@ -76,7 +76,7 @@ def find_photo(name: str) -> pathlib.Path:
 
 
 def cut(pixels: np.ndarray) -> np.ndarray:
-  """Cuts disjoint patches, row by row; what remains right and below is left out.
+  """Cuts disjoint patches, row by row; the right and lower margins are left out.
 
   Args:
     pixels: `[H, W, E]`.

@@ -1,4 +1,4 @@
-"""TFDS data sets that are prepared on first use, without TensorFlow."""
+"""Preparation of TFDS data sets without TensorFlow."""
 
 import sys
 
@@ -7,9 +7,9 @@ import tensorflow_datasets as tfds
 
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-  """Whether a data set is there as a whole, in the format that is read here."""
+  """Reports whether a data set is complete and stored as array_record files."""
   return (
-    builder.data_path.exists()  # else the next line warns of it
+    builder.data_path.exists()  # otherwise the next line logs a warning
     and builder.is_prepared()
     and tfds.core.FileFormat.ARRAY_RECORD in builder.info.available_file_formats()
   )
@@ -18,11 +18,11 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 def prepare(
   builder: tfds.core.GeneratorBasedBuilder, manual_dir: epath.PathLike
 ) -> None:
-  """Writes a data set; what a preparation that was stopped has left is made again.
+  """Prepares a data set; files of an interrupted preparation are replaced.
 
   Args:
-    builder: with array_record as its file format.
-    manual_dir: holds the files that are downloaded by hand.
+    builder: a builder with array_record as its file format.
+    manual_dir: the folder of the files that are downloaded by hand.
   """
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What reads all N tokens, or finds some: the rivals of Tree Cross Attention."""
+"""Baselines for the reads of Tree Cross Attention: full attention and FAISS."""
 
 from collections.abc import Callable
 import importlib.util
@@ -10,25 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from experiments.common import measure
-from experiments.common.ratios import Row
+from benchmarks.ratios import Row
+from experiments.common import timing
 import tca_jax
 from tca_jax import attention
 
 _CHUNK = 8192
-_MAX_WHOLE = 2**24  # query-token pairs whose logits are held at once
+_MAX_WHOLE = 2**24  # the most query-token pairs whose logits are in memory together
 
-# A system's call, and what its row holds beside the time.
-System = tuple[Callable[[], typing.Any], Row]
+# The call of a method, and what its row contains besides the time.
+Method = tuple[Callable[[], typing.Any], Row]
 
 
 def full_xla(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-  """Full attention in chunks of the context, laid out for it before.
+  """Full attention over chunks of the context, in a layout that suits it.
 
   Args:
     query: `[H, M, Dh]`.
     keys: `[chunks, H, Dh, C]`.
     values: `[chunks, H, C, Dh]`.
+
+  Returns:
+    `[H, M, Dh]`.
   """
 
   def add(state, chunk):
@@ -49,17 +52,25 @@ def full_xla(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
   return output / total
 
 
-def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, System]:
-  """Full attention by every route there is; any tokens will do as keys."""
+def full_methods(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Method]:
+  """Full attention to the leaves of a memory, by all implementations available.
+
+  Args:
+    queries: `[M, H, Dh]`.
+    memory: of one context.
+
+  Raises:
+    ValueError: if a large number of tokens is not a multiple of the chunk.
+  """
   num_heads, head = queries.shape[1:]
-  values = common.leaves(memory)
-  num_tokens = len(values)
-  keys, chunk = values[::-1], min(_CHUNK, num_tokens)
+  keys, values = common.leaves(memory)
+  num_tokens = len(keys)
+  chunk = min(_CHUNK, num_tokens)
   if num_tokens % chunk:
     raise ValueError(f"tokens above {chunk} must be a multiple of it, got {num_tokens}")
   keys_by_chunk = keys.reshape(-1, chunk, num_heads, head)
   values_by_chunk = values.reshape(-1, chunk, num_heads, head)
-  calls: dict[str, System] = {
+  methods: dict[str, Method] = {
     "full_xla": common.compiled(
       full_xla,
       jnp.swapaxes(queries, 0, 1),
@@ -68,18 +79,18 @@ def full_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Sy
     )
   }
   if len(queries) * num_tokens <= _MAX_WHOLE:
-    calls["full_xla_whole"] = common.compiled(
+    methods["full_xla_whole"] = common.compiled(
       lambda *x: attention.cross_attention(*x).output, queries, keys, values
     )
-    calls["full_jax_nn"] = common.compiled(
+    methods["full_jax_nn"] = common.compiled(
       jax.nn.dot_product_attention, *(x[None] for x in (queries, keys, values))
     )
   if importlib.util.find_spec("torch"):
-    calls["full_torch"] = torch_call(queries, keys, values), {}
-    calls["full_torch_1_thread"] = torch_call(queries, keys, values, 1), {}
+    methods["full_torch"] = torch_call(queries, keys, values), {}
+    methods["full_torch_1_thread"] = torch_call(queries, keys, values, 1), {}
   return {
     name: (call, {"tokens_read": num_tokens, **row})
-    for name, (call, row) in calls.items()
+    for name, (call, row) in methods.items()
   }
 
 
@@ -89,9 +100,14 @@ def torch_call(
   values: jax.Array,
   num_threads: int | None = None,
 ) -> Callable[[], None]:
-  """Full attention by PyTorch, of arrays laid out for it before.
+  """Makes a call of full attention by PyTorch, on arrays in its layout.
 
-  Few queries are often served fastest by one thread; None: as many as there are cores.
+  Args:
+    queries: `[M, H, Dh]`.
+    keys: `[N, H, Dh]`.
+    values: `[N, H, Dh]`.
+    num_threads: the number of threads; None: one for each core. For few queries, one
+      thread is often the fastest.
   """
   import torch  # noqa: PLC0415
 
@@ -100,7 +116,7 @@ def torch_call(
     return torch.from_numpy(heads_first).to(getattr(torch, x.dtype.name))
 
   query, key, value = to_torch(queries), to_torch(keys), to_torch(values)
-  num_threads = num_threads or measure.num_cores()
+  num_threads = num_threads or timing.num_cores()
 
   def call() -> None:
     if torch.get_num_threads() != num_threads:
@@ -111,13 +127,17 @@ def torch_call(
   return call
 
 
-def faiss_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, System]:
-  """Exact attention to the tokens that FAISS finds, as many as TCA reads nodes."""
+def faiss_methods(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Method]:
+  """Exact attention to the tokens that FAISS finds, as many as TCA reads nodes.
+
+  Args:
+    queries: `[M, H, Dh]`.
+    memory: of one context.
+  """
   import faiss  # noqa: PLC0415
 
-  tree, systems = memory.tree, {}
-  leaves = common.leaves(memory)
-  keys = leaves[::-1]
+  tree, methods = memory.tree, {}
+  keys, values = common.leaves(memory)
   count = min(tca_jax.num_read_slots(tree.num_leaves, tree.branch_factor), len(keys))
   vectors = np.array(keys.reshape(len(keys), -1), np.float32)
   wanted = np.array(queries.reshape(len(queries), -1), np.float32)
@@ -144,7 +164,7 @@ def faiss_systems(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, S
 
     def call(index=index):
       found = index.search(wanted, count)[1].astype(np.int32)
-      return attend(queries, keys, leaves, found)
+      return attend(queries, keys, values, found)
 
-    systems[name] = call, {"tokens_read": count, "build_seconds": seconds}
-  return systems
+    methods[name] = call, {"tokens_read": count, "build_seconds": seconds}
+  return methods

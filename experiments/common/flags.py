@@ -1,0 +1,181 @@
+"""Command-line flags of an experiment, and its grouped `--help`.
+
+Flags are parsed into a value of their own (`Arguments`), never into absl's global
+flags, so that a process may run several experiments one after the other. Nothing below
+`launch` knows of flags.
+"""
+
+import dataclasses
+import textwrap
+import typing
+
+from absl import flags
+from absl import logging
+from etils import epath
+
+from experiments.common import config as config_lib
+from experiments.common.config import Config
+
+Mode = typing.Literal["train", "eval", "paths"]
+_TITLES: dict[config_lib.Group, str] = {
+  "files": "Files and mode",
+  "task": "Task",
+  "model": "Model",
+  "training": "Training",
+  "evaluation": "Evaluation",
+  "logging": "Logging",
+}
+_WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+  """A parsed command line.
+
+  Attributes:
+    mode: what to do.
+    workdir: folder of the run.
+    out: folder for results.
+    recipe: recipe of the options that are not given.
+    given: options that the command line sets, by name.
+    verbosity: log level.
+  """
+
+  mode: Mode
+  workdir: epath.Path
+  out: epath.Path
+  recipe: config_lib.Recipe
+  given: dict[str, typing.Any]
+  verbosity: int
+
+
+def parse(config_class: type[Config], argv: list[str]) -> Arguments | None:
+  """Parses a command line.
+
+  Args:
+    config_class: class of the experiment's config, which declares the options.
+    argv: the program's name and its arguments.
+
+  Returns:
+    The parsed arguments; None if `--help` is one of them.
+
+  Raises:
+    flags.Error: on an unknown flag, a value that cannot be parsed, a missing
+      `--workdir` or an argument that is not a flag.
+  """
+  values = _define(config_class)
+  unparsed = values(argv)
+  if values["help"].value:
+    return None
+  if len(unparsed) > 1:
+    raise flags.Error(f"unknown arguments: {' '.join(unparsed[1:])}")
+  if not values["workdir"].value:
+    raise flags.Error("--workdir must be given")
+  parsed = values.flag_values_dict()
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return Arguments(
+    mode=parsed["mode"],
+    workdir=epath.Path(parsed["workdir"]),
+    out=epath.Path(parsed["out"] or parsed["workdir"]),
+    recipe=parsed["recipe"],
+    given={name: parsed[name] for name in names if values[name].present},
+    verbosity=parsed["verbosity"],
+  )
+
+
+def help_text(config_class: type[Config], description: str) -> str:
+  """The text of `--help`: a description, then the flags by group.
+
+  Args:
+    config_class: class of the experiment's config.
+    description: documentation of the experiment.
+  """
+  values = _define(config_class)
+  groups: dict[config_lib.Group, list[str]] = {group: [] for group in _TITLES}
+  groups["files"] = ["workdir", "mode", "out", "recipe"]
+  for field in dataclasses.fields(config_class):
+    groups[field.metadata["group"]].append(field.name)
+  groups["logging"] += ["verbosity", "help"]
+  sections = [description.strip()]
+  for group, title in _TITLES.items():
+    if groups[group]:
+      entries = [_entry(values[name]) for name in groups[group]]
+      sections.append("\n".join([f"{title}:", *entries]))
+  return "\n\n".join(sections) + "\n"
+
+
+def _entry(flag: flags.Flag) -> str:
+  """Help of one flag: its name and allowed values, then its text and default."""
+  text, default = flag.help, f" Default: {flag.default}."
+  if flag.boolean:
+    name, default = (
+      f"--[no]{flag.name}",
+      f" Default: {'on' if flag.default else 'off'}.",
+    )
+  elif isinstance(flag, flags.EnumFlag):
+    names = "|".join(flag.parser.enum_values)
+    name, text = f"--{flag.name}={names}", text.removeprefix(f"<{names}>: ")
+  else:
+    name = f"--{flag.name}=<{flag.flag_type()}>"
+  if flag.default is None:
+    default = ""
+  if flag.name == "help":
+    name, default = "--help", ""
+  indent = " " * 6
+  text = textwrap.fill(
+    text + default, _WIDTH, initial_indent=indent, subsequent_indent=indent
+  )
+  return f"  {name}\n{text}"
+
+
+def _define(config_class: type[Config]) -> flags.FlagValues:
+  """The flags of a config class and those that all experiments share."""
+  values = flags.FlagValues()
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run: config, checkpoints, metrics and results. Required.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "mode",
+    "train",
+    typing.get_args(Mode),
+    "train: train, or resume, then evaluate. eval: evaluate the latest checkpoint."
+    " paths: evaluate TCA with beam widths 1, 2, 4 and 8.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "out", None, "Folder for results. Default: the workdir.", flag_values=values
+  )
+  flags.DEFINE_enum(
+    "recipe",
+    "default",
+    typing.get_args(config_lib.Recipe),
+    "Values of the options that are not given: this repository's defaults (default),"
+    " or the paper's (paper).",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "verbosity",
+    logging.WARNING,
+    "Log level: -1 warnings and errors, 0 also information, 1 also debug messages.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool("help", False, "This text.", short_name="h", flag_values=values)
+  define: dict[type, typing.Callable[..., typing.Any]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+  }
+  for field in dataclasses.fields(config_class):
+    default: typing.Any = field.default
+    text, names = field.metadata["text"], config_lib.choices(field)
+    if names:
+      flags.DEFINE_enum(field.name, default, names, text, flag_values=values)
+    else:
+      define[type(default)](field.name, default, text, flag_values=values)
+  for old, new in config_lib.RENAMED.items():
+    flags.DEFINE_alias(old, new, flag_values=values)
+  return values

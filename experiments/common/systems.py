@@ -1,0 +1,174 @@
+"""Registry of the models that the experiments compare (Sec. 4 of the paper).
+
+All models have the same embedder, encoder and head. They differ in the read-out: how a
+query reads the context. Code that depends on the model asks its entry in `SYSTEMS`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import typing
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from experiments.common.config import Config
+from experiments.common.config import Model
+import tca_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """One way to read a trained model.
+
+  Attributes:
+    title: name in tables and figures.
+    method: method of the model that predicts from a memory.
+    reads_all: whether a query reads every token of the context.
+    options: keyword arguments of the method.
+  """
+
+  title: str
+  method: typing.Literal["read", "read_leaves"] = "read"
+  reads_all: bool = False
+  options: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
+
+  def __call__(
+    self,
+    model: nn.Module,
+    params: typing.Any,
+    memory: typing.Any,
+    query_coords: typing.Any,
+  ) -> tca_jax.Prediction:
+    """Predicts at query coordinates `[B, M, C]` from B memories."""
+    prediction: typing.Any = model.apply(
+      params, memory, query_coords, method=self.method, **self.options
+    )
+    return prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """A model of the comparison.
+
+  Attributes:
+    title: name in tables and figures.
+    build: makes the read-out from a config and the largest number of context tokens.
+    largest_read: from the same arguments, the largest number of tokens, latents or
+      nodes that one query reads.
+    readers: ways to read the trained model, by the name that result files use. The
+      first is the one that the model was trained for.
+    has_tree: whether the read-out is a tree, so that beam widths and reading all
+      leaves make sense.
+  """
+
+  title: str
+  build: Callable[[Config, int], tca_jax.ReadOut]
+  largest_read: Callable[[Config, int], int]
+  readers: Mapping[str, Reader]
+  has_tree: bool = False
+
+  def evaluation_reader(self, config: Config) -> Reader:
+    """The reader that evaluation uses: with a tree, of the beam width of the config."""
+    if self.has_tree:
+      return beam_reader(config.num_paths)
+    return next(iter(self.readers.values()))
+
+
+def beam_reader(num_paths: int) -> Reader:
+  """The reader of a tree that follows a number of paths."""
+  title = "TCA" if num_paths == 1 else f"TCA, {num_paths} paths"
+  return Reader(title, options=dict(num_paths=num_paths))
+
+
+def _shared(config: Config) -> dict[str, typing.Any]:
+  return dict(dropout=config.dropout, dtype=jnp.dtype(config.dtype))
+
+
+def _build_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
+  del max_context
+  return tca_jax.TreeCrossAttention(
+    branch_factor=config.branch_factor,
+    order=config.order,
+    share_policy=config.share_policy,
+    tree_gradient=config.tree_gradient,
+    **_shared(config),
+  )
+
+
+def _largest_tree_read(config: Config, max_context: int) -> int:
+  return tca_jax.num_read_slots(max_context, config.branch_factor, config.num_paths)
+
+
+def _num_latents(config: Config, max_context: int) -> int:
+  return config.num_latents or tca_jax.num_read_slots(max_context, config.branch_factor)
+
+
+FULL = Reader("ReTreever-Full", method="read_leaves", reads_all=True)
+
+SYSTEMS: dict[Model, System] = {
+  "tca": System(
+    title="TCA",
+    build=_build_tree_read_out,
+    largest_read=_largest_tree_read,
+    readers={
+      "tca": beam_reader(1),
+      "tca_2": beam_reader(2),
+      "tca_4": beam_reader(4),
+      "tca_full": FULL,
+    },
+    has_tree=True,
+  ),
+  "ca": System(
+    title="Cross Attention",
+    build=lambda config, _: tca_jax.CrossAttention(**_shared(config)),
+    largest_read=lambda _, max_context: max_context,
+    readers={"ca": Reader("Cross Attention", reads_all=True)},
+  ),
+  "perceiver": System(
+    title="Perceiver IO",
+    build=lambda config, max_context: tca_jax.PerceiverIO(
+      num_latents=_num_latents(config, max_context), **_shared(config)
+    ),
+    largest_read=_num_latents,
+    readers={"perceiver": Reader("Perceiver IO")},
+  ),
+}
+
+# Names in tables and figures, by the name that result files use.
+TITLES: dict[str, str] = {
+  name: reader.title
+  for system in SYSTEMS.values()
+  for name, reader in system.readers.items()
+}
+
+
+def build_point_embedder(config: Config, num_frequencies: int) -> tca_jax.PointEmbedder:
+  """Makes the embedder of points that a config asks for."""
+  return tca_jax.PointEmbedder(
+    num_frequencies=num_frequencies,
+    position_skip=config.position_skip,
+    dtype=jnp.dtype(config.dtype),
+  )
+
+
+def build_model(
+  config: Config, max_context: int, embedder: nn.Module, head: nn.Module
+) -> tca_jax.ReTreever:
+  """Makes the model that a config asks for.
+
+  Args:
+    config: config of the experiment.
+    max_context: largest number of tokens in a context.
+    embedder: module that embeds tokens and queries.
+    head: module that predicts from what a query read.
+  """
+  encoder = None
+  if config.num_layers:
+    encoder = tca_jax.Encoder(
+      config.num_layers, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
+    )
+  read_out = SYSTEMS[config.model].build(config, max_context)
+  return tca_jax.ReTreever(
+    embedder=embedder, encoder=encoder, read_out=read_out, head=head
+  )

@@ -1,0 +1,76 @@
+"""Tables as text for a terminal, and as Markdown."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import typing
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Prints a table with aligned columns, and returns it.
+
+  Args:
+    title: the line above the table.
+    header: the names of the columns.
+    rows: the cells; each row has as many as the header.
+
+  Returns:
+    The text that was printed, without the blank lines around it.
+  """
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+  def line(cells: Sequence[str]) -> str:
+    padded = [
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded).rstrip()
+
+  text = "\n".join([title, line(header), *map(line, rows)])
+  print(f"\n{text}\n", flush=True)
+  return text
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Formats a table in Markdown.
+
+  Args:
+    header: the names of the columns.
+    rows: the cells; each row has as many as the header.
+
+  Raises:
+    ValueError: if a row has another number of cells than the header.
+
+  >>> print(markdown(("a", "b"), [("1", "2")]))
+  | a | b |
+  | --- | --- |
+  | 1 | 2 |
+  """
+  lines = [header, ["---"] * len(header)]
+  for row in rows:
+    if len(row) != len(header):
+      raise ValueError(f"a row must have {len(header)} cells, got {list(row)}")
+    lines.append(row)
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def quality(result: Mapping[str, typing.Any], prefix: str = "") -> str:
+  """Formats the accuracy of a result or, if it has none, the log-likelihood.
+
+  Args:
+    result: the metrics of an evaluation, by name.
+    prefix: "full_" for the metric that is read from all leaves.
+
+  Returns:
+    The metric, or "" if the result does not have it.
+
+  >>> quality({"accuracy": 0.5, "full_accuracy": 1.0}, "full_")
+  '100.00%'
+  >>> quality({"log_likelihood": 1.25})
+  '1.250'
+  """
+  if "accuracy" in result:
+    value, style = result.get(prefix + "accuracy"), ".2%"
+  else:
+    value, style = result.get(prefix + "log_likelihood"), ".3f"
+  return "" if value is None else format(value, style)

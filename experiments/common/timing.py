@@ -1,0 +1,61 @@
+"""Interleaved timing of functions, and the number of CPU cores."""
+
+from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Mapping
+import os
+import statistics
+import time
+import typing
+
+import jax
+
+_WARM_UP = 0.005  # seconds
+
+Name = typing.TypeVar("Name", bound=Hashable)
+
+
+def interleaved(
+  functions: Mapping[Name, Callable[[], typing.Any]],
+  repeats: int = 50,
+  budget: float = 2.0,
+) -> dict[Name, float]:
+  """Measures the median seconds of each function, in turn.
+
+  In each round every function is timed once, so that noise of the machine affects all
+  functions alike. A timed call follows a pause, in which the threads of the previous
+  function stop spinning, and calls that are not timed: one, or as many as start within
+  `_WARM_UP` seconds. They bring caches, memory and threads into the state that a loop
+  over this function would have.
+
+  Args:
+    functions: by name. A function compiles in its first call, which is not timed. The
+      timer waits until the returned arrays are ready.
+    repeats: the number of rounds.
+    budget: seconds per function. A function whose timed calls took longer is skipped
+      in the following rounds, once at least two calls were timed.
+
+  Returns:
+    The median seconds of a call, by name.
+  """
+  seconds: dict[Name, list[float]] = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, function in functions.items():
+      if len(seconds[name]) >= 2 and sum(seconds[name]) > budget:
+        continue
+      time.sleep(0.01)
+      warm = time.perf_counter() + _WARM_UP
+      jax.block_until_ready(function())
+      while time.perf_counter() < warm:
+        jax.block_until_ready(function())
+      started = time.perf_counter()
+      jax.block_until_ready(function())
+      seconds[name].append(time.perf_counter() - started)
+  return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def num_cores() -> int:
+  """Counts the CPU cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

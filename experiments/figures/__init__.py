@@ -1,0 +1,1 @@
+"""Figures, one module per family; they take arrays or rows of results, not tasks."""

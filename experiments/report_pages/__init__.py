@@ -1,0 +1,1 @@
+"""The pages that experiments.report writes, and the results they are made from."""

@@ -1,0 +1,278 @@
+"""Section of docs/results.md on contexts of up to 100,000 tokens."""
+
+import typing
+
+from experiments.common import tables
+from experiments.common.systems import TITLES
+from experiments.report_pages import runs
+from experiments.report_pages import text
+from experiments.report_pages.runs import Results
+
+ScalingRow = dict[str, typing.Any]
+
+
+def files_of(results: Results) -> dict[str, list[runs.File]]:
+  """Groups the evaluations on whole maps by data set.
+
+  Only the runs of the main results count, as `runs.ROWS` selects them.
+  """
+  by_map: dict[str, list[runs.File]] = {}
+  for row in runs.ROWS:
+    files = [
+      file for file in results.with_rows("num_context") if file.matches(row.options)
+    ]
+    files.sort(key=lambda file: runs.MODELS.index(file.config["model"]))
+    if files:
+      by_map[row.options["dataset"]] = files
+  return by_map
+
+
+def rows_of(files: list[runs.File]) -> list[ScalingRow]:
+  """Collects the rows of files, by context size and then in the order of `TITLES`."""
+  order = list(TITLES)
+  rows = [row for file in files for row in file.content["rows"]]
+  return sorted(rows, key=lambda row: (row["num_context"], order.index(row["system"])))
+
+
+def section(results: Results) -> str:
+  """The elevation of whole maps, from contexts of different sizes."""
+  by_map = files_of(results)
+  if not by_map:
+    return ""
+  files = [file for map_files in by_map.values() for file in map_files]
+  trained = max(file.config["num_context"] for file in files)
+  spread = text.listed(
+    [
+      f"{map_files[0].content['elevation_std']:.0f} m in `{name}`"
+      for name, map_files in by_map.items()
+    ]
+  )
+  hardware = sorted({_hardware(file) for file in files})
+  minutes = max(_minutes(results, file) for file in files)
+  return text.section(
+    "Large contexts",
+    text.paragraph(
+      "The models predict the elevation of held-out points of a real map from a context"
+      " of other points of that map. They were trained on windows with at most"
+      f" {trained:,} points of context, for {minutes:.0f} minutes or less. The standard"
+      f" deviation of the elevation is {spread}.",
+      "RMSE is the root-mean-square error of the predicted mean. With several paths, a"
+      " query follows the most probable paths down the tree, not only one.",
+      f"The times are of {text.listed(hardware)}; build is the time for the tree and for"
+      " the keys and values of its nodes.",
+    ),
+    _interpolation({name: rows_of(map_files) for name, map_files in by_map.items()}),
+    *(
+      part
+      for name, map_files in by_map.items()
+      for part in _map(results, name, map_files)
+    ),
+    *_grids(by_map),
+    _whole_maps(results),
+    _picture(results),
+  )
+
+
+def _minutes(results: Results, file: runs.File) -> float:
+  """The training time of the run behind an evaluation on whole maps; 0 if unknown."""
+  names = ("dataset", "whole_map", "num_steps", "teacher_temperature")
+  options = {name: file.config[name] for name in names if name in file.config}
+  same_run = results.runs(options, file.config["model"])
+  return max((run.content["train_seconds"] / 60 for run in same_run), default=0)
+
+
+def _hardware(file: runs.File) -> str:
+  cores = file.content.get("cores")
+  device = file.content["device"]
+  return (
+    f"{device} with {cores} CPU {'core' if cores == 1 else 'cores'}"
+    if cores
+    else device
+  )
+
+
+def _interpolation(rows_by_map: dict[str, list[ScalingRow]]) -> str:
+  """States the context sizes at which linear interpolation beats all models."""
+  better = []
+  for name, rows in rows_by_map.items():
+    by_size: dict[int, list[ScalingRow]] = {}
+    for row in rows:
+      by_size.setdefault(row["num_context"], []).append(row)
+    sizes = [
+      f"{n:,}"
+      for n, same_size in by_size.items()
+      if all(row["interpolation_rmse_metres"] < row["rmse_metres"] for row in same_size)
+    ]
+    if sizes:
+      better.append(f"at {text.listed(sizes)} points of `{name}`")
+  if not better:
+    return ""
+  return text.paragraph(
+    "Linear interpolation between the same points has a lower RMSE than every model of"
+    f" this section {text.listed(better)}. It predicts no uncertainty, but it is the more"
+    " exact method there. Use these numbers to compare the models with each other, not"
+    " to choose a method for maps."
+  )
+
+
+def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
+  """The text, table and figure of one map."""
+  rows = rows_of(files)
+  levels = runs.levels(rows)
+  lines = []
+  for row in rows:
+    seconds = row["tree_seconds"] + row["index_seconds"]
+    lines.append(
+      [
+        f"{row['num_context']:,}",
+        TITLES[row["system"]],
+        f"{row['log_likelihood']:.3f}",
+        f"{row['rmse_metres']:.1f}",
+        f"{row['interpolation_rmse_metres']:.1f}",
+        *(f"{100 * row[f'coverage_{level}']:.1f}" for level in levels),
+        f"{row['tokens_read']:,.1f}",
+        f"{row['us_per_query']:,.1f}",
+        f"{seconds:.2f}",
+      ]
+    )
+  header = ["context points", "model", "log-likelihood", "RMSE, m"]
+  header += ["RMSE of linear interpolation, m"]
+  header += [f"within {level} %" for level in levels]
+  header += ["nodes read", "us per query", "build, s"]
+  figure = f"scaling_{name}.png"
+  return [
+    f"### `{name}`",
+    text.paragraph(_growth(rows), _paths(rows), _scale(name)),
+    tables.markdown(header, lines),
+    text.image(figure, f"Quality, calibration and time against context size, {name}")
+    if (results.folder / figure).exists()
+    else "",
+    text.links(file.path for file in files),
+  ]
+
+
+def _at(rows: list[ScalingRow], system: str) -> dict[int, ScalingRow]:
+  return {row["num_context"]: row for row in rows if row["system"] == system}
+
+
+def _growth(rows: list[ScalingRow]) -> str:
+  """How the log-likelihood changes from the smallest to the largest context."""
+  changes = []
+  for system in runs.MODELS:
+    by_size = _at(rows, system)
+    if len(by_size) > 1:
+      first, last = (by_size[n]["log_likelihood"] for n in (min(by_size), max(by_size)))
+      changes.append(f"from {first:.3f} to {last:.3f} for {TITLES[system]}")
+  if not changes:
+    return ""
+  sizes = sorted({row["num_context"] for row in rows})
+  return (
+    f"From {sizes[0]:,} to {sizes[-1]:,} points, the log-likelihood changes"
+    f" {text.listed(changes)}."
+  )
+
+
+def _paths(rows: list[ScalingRow]) -> str:
+  """Compares one path, the widest beam and all leaves at the largest context."""
+  largest = max(row["num_context"] for row in rows)
+  beams = [name for name in TITLES if name.startswith("tca_") and name != "tca_full"]
+  names = ["tca", *beams[-1:], "tca_full"]
+  rows_read = {
+    name: row for name in names if (row := _at(rows, name).get(largest)) is not None
+  }
+  parts = [
+    f"{row['rmse_metres']:.1f} m with {row['tokens_read']:,.0f} nodes read"
+    f" ({TITLES[name]})"
+    for name, row in rows_read.items()
+  ]
+  if len(parts) < 2:
+    return ""
+  return f"At {largest:,} points, the RMSE is {text.listed(parts)}."
+
+
+def _scale(name: str) -> str:
+  if name != "airports":
+    return ""
+  return (
+    "The models learn these elevations on a scale that is about linear for small ones"
+    " and logarithmic for large ones; the log-likelihood is on that scale."
+  )
+
+
+def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
+  """The time for a fine grid of predictions from the largest context."""
+  parts = ("tree", "index_compile", "index", "read_compile", "read")
+  lines, names = [], set()
+  for name, files in by_map.items():
+    for file in files:
+      grid = file.content.get("grid")
+      if not grid:
+        continue
+      names.add(TITLES[file.config["model"]])
+      seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
+      cells = [name, f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
+      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}"])
+  if not lines:
+    return []
+  header = ["map", "context points", "locations", "tree", "compilation of the build"]
+  header += ["build", "compilation of the read", "read", "total"]
+  return [
+    "### A grid of locations",
+    text.paragraph(
+      f"The table gives the seconds in which {text.listed(sorted(names))} predicts a"
+      " regular grid of locations from the largest context, along one path. The total"
+      " includes compilation."
+    ),
+    tables.markdown(header, lines),
+  ]
+
+
+def _whole_maps(results: Results) -> str:
+  """Runs with other shares of training windows that are the whole map."""
+  files = [
+    file
+    for file in results.with_rows("num_context")
+    if file.config.get("dataset") == "fault" and "whole_map" in file.config
+  ]
+  shares = {file.config["whole_map"] for file in files}
+  if len(shares) < 2:
+    return ""
+  files.sort(
+    key=lambda f: (f.config["whole_map"], runs.MODELS.index(f.config["model"]))
+  )
+  lines = []
+  for file in files:
+    config, rows = file.config, rows_of([file])
+    row = [row for row in rows if row["system"] == config["model"]][-1]
+    lines.append(
+      [
+        f"{config['whole_map']:g}",
+        f"{config['num_steps']:,}",
+        f"{config['teacher_temperature']:g}" if config["model"] == "tca" else "",
+        TITLES[config["model"]],
+        f"{row['num_context']:,}",
+        f"{row['log_likelihood']:.3f}",
+        f"{row['rmse_metres']:.1f}",
+      ]
+    )
+  header = ["final share of whole maps", "steps", "teacher temperature", "model"]
+  header += ["context points", "log-likelihood", "RMSE, m"]
+  return "\n\n".join(
+    [
+      "### `fault`, with more whole maps in training",
+      text.paragraph(
+        "Some training windows are the whole map; their share grows linearly to the"
+        " final value in the first column (`--whole_map`). The table compares"
+        " evaluations at the largest context; the number of steps and the teacher's"
+        " temperature (`--teacher_temperature`, for TCA only) differ as well."
+      ),
+      tables.markdown(header, lines),
+      text.links(file.path for file in files),
+    ]
+  )
+
+
+def _picture(results: Results) -> str:
+  if not (results.folder / "terrain.png").exists():
+    return ""
+  return text.image("terrain.png", "A map completed, and the nodes that one query read")

@@ -1,0 +1,296 @@
+"""Evaluators of the elevation task on the whole map: scaling study and figure."""
+
+import functools
+import math
+import time
+import typing
+
+from etils import epath
+import jax
+import numpy as np
+
+from experiments.common import evaluate
+from experiments.common import inspection
+from experiments.common import interpolation
+from experiments.common import systems
+from experiments.common import tables
+from experiments.common import task as task_lib
+from experiments.common import workdir as workdir_lib
+from experiments.figures import elevation as elevation_figure
+import tca_jax
+from tca_jax import serving
+
+if typing.TYPE_CHECKING:
+  from experiments.terrain import TerrainTask
+
+SCALING_FILE = "scaling.json"
+_MAX_QUERIES = 4096  # queries that are read together
+_MAX_LOGITS = 2**24  # attention logits per head, where every token is read
+_FIGURE_SHARE = 0.01  # fraction of the map's points that is context in the figure
+
+
+class MapScaling(task_lib.Evaluator["TerrainTask"]):
+  """Metrics and time on the whole map against context size; writes scaling.json."""
+
+  file = SCALING_FILE
+
+  def evaluate(
+    self, restored: task_lib.Restored["TerrainTask"], path: epath.Path
+  ) -> dict[str, typing.Any]:
+    """Predicts held-out points from contexts of increasing size, and prints a table.
+
+    Args:
+      restored: the trained model of a `TerrainTask`.
+      path: path of the file.
+
+    Returns:
+      "rows", one for each context size and each way to read the model (for TCA also
+      beams of two and four paths, and all leaves). Each row has the error of linear
+      interpolation from the same context. With a tree also "grid": the seconds to
+      predict a grid of locations from the largest context, tree construction and
+      compilation included.
+    """
+    task, params = restored.task, restored.params
+    points = task.map
+    targets = points.held_out.take_first(task.config.num_targets or None)
+    truth = points.to_metres(targets.values)
+    sizes = sorted({min(size, len(points.train.coords)) for size in task.config.sizes})
+    rows, grid = [], None
+    for size in sizes:
+      context = points.train.take_first(size)
+      linear = interpolation.interpolated(
+        context.coords, points.to_metres(context.values), targets.coords
+      )
+      memory, build_seconds = index_first_points(task, params, size)
+      for name, reader in task.system.readers.items():
+        output, num_read, read_seconds = predict(
+          task, params, memory, size, targets.coords, reader
+        )
+        mean, _ = points.moments_in_metres(output.mean, output.std)
+        tokens_read = float(np.mean(num_read))
+        us_per_query = 1e6 * read_seconds["read_seconds"] / len(truth)
+        rows.append(
+          dict(system=name, num_context=size, num_queries=len(truth))
+          | scores(output, targets.values)
+          | dict(rmse_metres=interpolation.rmse(mean, truth))
+          | dict(interpolation_rmse_metres=interpolation.rmse(linear, truth))
+          | dict(tokens_read=tokens_read, tokens_fraction=tokens_read / size)
+          | dict(us_per_query=us_per_query)
+          | build_seconds
+          | read_seconds
+        )
+      if task.system.has_tree and size == sizes[-1]:
+        grid = _time_grid(task, params, memory, size, build_seconds)
+    summarise(f"{task.config.dataset}, {len(truth):,} held-out points", rows)
+    content = {
+      "rows": rows,
+      "grid": grid,
+      "elevation_std": float(np.std(points.to_metres(points.train.values))),
+      **evaluate.result_source(task),
+    }
+    workdir_lib.write_json(path, content)
+    return content
+
+
+class MapFigure(task_lib.Evaluator["TerrainTask"]):
+  """The map predicted by TCA from 1 % of its points; draws terrain.png."""
+
+  file = "terrain.png"
+
+  def applies(self, task: "TerrainTask") -> bool:
+    """Whether the model has a tree."""
+    return task.system.has_tree
+
+  def evaluate(
+    self, restored: task_lib.Restored["TerrainTask"], path: epath.Path
+  ) -> None:
+    """Draws the figure."""
+    fit = complete(restored.task, restored.params)
+    elevation_figure.plot_elevation(fit, path)
+
+
+def index_first_points(
+  task: "TerrainTask", params: typing.Any, num_context: int
+) -> tuple[typing.Any, dict[str, float]]:
+  """Makes a memory of the first training points, and measures the time.
+
+  Args:
+    task: the elevation task.
+    params: parameters of its model.
+    num_context: number of points.
+
+  Returns:
+    The memory, of one context; "tree_seconds", "index_compile_seconds" and
+    "index_seconds".
+  """
+  context = task.map.train.take_first(num_context)
+  clock = _Clock()
+  given = {}
+  if task.system.has_tree and task.config.order == "kd":
+    # On a CPU, a tree is built faster outside a compiled function.
+    tree = tca_jax.build_tree(context.coords, branch_factor=task.config.branch_factor)
+    given["tree"] = jax.tree.map(lambda x: x[None], tree)
+  seconds = {"tree_seconds": clock.lap(given)}
+  inputs = (params, context.coords[None], context.values[None])
+  index = jax.jit(functools.partial(task.model.apply, method="index"))
+  index = index.lower(*inputs, **given).compile()
+  seconds["index_compile_seconds"] = clock.lap()
+  memory = index(*inputs, **given)
+  seconds["index_seconds"] = clock.lap(memory)
+  return memory, seconds
+
+
+def predict(
+  task: "TerrainTask",
+  params: typing.Any,
+  memory: typing.Any,
+  num_context: int,
+  coords: jax.typing.ArrayLike,
+  reader: systems.Reader,
+) -> tuple[tca_jax.Gaussian, np.ndarray, dict[str, float]]:
+  """Predicts locations from a memory, in parts that fit into working memory.
+
+  Args:
+    task: the elevation task.
+    params: parameters of its model.
+    memory: memory of one context.
+    num_context: number of points in the context.
+    coords: `[M, 2]`.
+    reader: way to read the model.
+
+  Returns:
+    The `Gaussian` of standardised elevations, `[M, 1]`; the number of nodes, latents or
+    tokens that each query read, `[M]`; "read_compile_seconds" and "read_seconds".
+  """
+
+  def apply(memory, coords):
+    prediction = reader(task.model, params, memory, coords)
+    return prediction.output, prediction.reading.num_read
+
+  largest = _MAX_QUERIES
+  if reader.reads_all:
+    largest = min(largest, max(_MAX_LOGITS // num_context, 1))
+  # Parts of equal size, so that the last one needs little padding.
+  queries = np.asarray(coords)[None]
+  num_parts = math.ceil(queries.shape[1] / largest)
+  server = serving.Server(
+    apply, memory, sizes=(math.ceil(queries.shape[1] / num_parts),)
+  )
+  clock = _Clock()
+  server(queries[:, :1])
+  seconds = {"read_compile_seconds": clock.lap()}
+  output, num_read = server(queries)
+  seconds["read_seconds"] = clock.lap()
+  return jax.tree.map(lambda x: x[0], output), num_read[0], seconds
+
+
+def complete(
+  task: "TerrainTask", params: typing.Any, max_points: int | None = None
+) -> elevation_figure.ElevationFit:
+  """Predicts the map from 1 % of its points, and one query's nodes.
+
+  Args:
+    task: the elevation task.
+    params: parameters of its model, which has a tree.
+    max_points: number of points to predict. None: all.
+  """
+  elevations = task.map
+  points = jax.tree.map(
+    lambda *x: np.concatenate(x), elevations.held_out, elevations.train
+  )
+  num_context = max(int(_FIGURE_SHARE * len(points.coords)), 1)
+  points = points.take_first(max_points)
+  memory, _ = index_first_points(task, params, num_context)
+  reader = next(iter(task.system.readers.values()))
+  output, _, _ = predict(task, params, memory, num_context, points.coords, reader)
+  query = points.coords[0]
+  reading = task.read(params, memory, query[None, None]).reading
+  nodes = inspection.nodes_read(reading.walk, memory.tree, 0, 0)
+  context = jax.device_get(elevations.train.take_first(num_context))
+  mean, std = elevations.moments_in_metres(output.mean, output.std)
+  return elevation_figure.ElevationFit(
+    coords=points.coords,
+    truth=elevations.to_metres(points.values),
+    mean=mean,
+    std=std,
+    context=context.coords,
+    context_values=elevations.to_metres(context.values),
+    query=query,
+    boxes=[(level, context.coords[tokens]) for level, tokens in nodes],
+    depth=memory.tree.depth,
+    pixel=elevations.pixel,
+  )
+
+
+def _time_grid(
+  task: "TerrainTask",
+  params: typing.Any,
+  memory: typing.Any,
+  num_context: int,
+  build_seconds: dict[str, float],
+) -> dict[str, float]:
+  """Seconds to predict a grid of locations over the whole map."""
+  coords = np.asarray(task.map.train.coords)
+  side = task.config.map_side
+  east, north = np.linspace(coords.min(0), coords.max(0), side, dtype=np.float32).T
+  locations = np.stack(np.meshgrid(east, north), axis=-1).reshape(-1, 2)
+  reader = next(iter(task.system.readers.values()))
+  _, _, read_seconds = predict(task, params, memory, num_context, locations, reader)
+  seconds = build_seconds | read_seconds
+  return {
+    "num_context": num_context,
+    "num_queries": len(locations),
+    "seconds": sum(seconds.values()),
+    **seconds,
+  }
+
+
+class _Clock:
+  """Seconds from one lap to the next."""
+
+  def __init__(self):
+    self._started = time.perf_counter()
+
+  def lap(self, result: typing.Any = None) -> float:
+    """Waits for a result; returns the seconds since the last lap or the start."""
+    jax.block_until_ready(result)
+    last, self._started = self._started, time.perf_counter()
+    return self._started - last
+
+
+def scores(output: tca_jax.Gaussian, targets: jax.Array) -> dict[str, float]:
+  """Mean log-likelihood and coverages of standardised elevations.
+
+  Args:
+    output: `[M, 1]`.
+    targets: `[M, 1]`.
+
+  Returns:
+    "log_likelihood", and "coverage_50", "coverage_90" and "coverage_95".
+  """
+  found = {"log_likelihood": output.log_prob(targets)}
+  found |= evaluate.coverages(output, targets)
+  return {name: float(score.mean()) for name, score in found.items()}
+
+
+def summarise(title: str, rows: list[dict[str, typing.Any]]) -> str:
+  """Prints the rows of `MapScaling` as a table, and returns it."""
+  header = ("model", "context", "log-likelihood", "RMSE, m", "linear interpolation, m")
+  return tables.table(
+    title,
+    (*header, "within 90 %", "tokens read", "us/query", "build s"),
+    [
+      (
+        systems.TITLES[row["system"]],
+        f"{row['num_context']:,}",
+        f"{row['log_likelihood']:.3f}",
+        f"{row['rmse_metres']:.1f}",
+        f"{row['interpolation_rmse_metres']:.1f}",
+        f"{row['coverage_90']:.1%}",
+        f"{row['tokens_read']:,.1f}",
+        f"{row['us_per_query']:.2f}",
+        f"{row['tree_seconds'] + row['index_seconds']:.2f}",
+      )
+      for row in rows
+    ],
+  )

@@ -1,9 +1,14 @@
-"""Inputs that the tests of trees and of search share."""
+"""Inputs that several tests use."""
 
 import numpy as np
 
-SIZES = (1, 2, 3, 5, 8, 31, 32, 33, 100)
 BRANCH_FACTORS = (2, 3, 4)
+# Sizes 1, 2, 3, b**k and b**k +- 1 for every branch factor b.
+SHAPES = tuple(
+  (n, b)
+  for b, power in zip(BRANCH_FACTORS, (32, 9, 16), strict=True)
+  for n in (1, 2, 3, power - 1, power, power + 1)
+)
 LAYOUTS = ("random", "duplicates", "collinear", "one_point")
 MASKS = ("all", "random", "one")
 

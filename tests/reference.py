@@ -1,4 +1,4 @@
-"""Slow NumPy twins of every algorithm: recursive, one node and one query at a time."""
+"""Slow NumPy implementations of every algorithm: recursive, one query at a time."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclasses.dataclass
 class Node:
-  """A node of a reference tree; `slot` is its first leaf slot."""
+  """A node of a tree, with the tokens under it."""
 
   tokens: list[int]
   level: int
@@ -16,7 +16,7 @@ class Node:
 
 
 def build(coords, mask, b, order="kd", axis=0):
-  """The tree as nested nodes, children left to right, empty ones included."""
+  """Builds a tree of nested nodes, children from left to right, including empty ones."""
   coords = np.asarray(coords, np.float64)
   depth = 0
   while b**depth < len(coords):
@@ -48,7 +48,7 @@ def build(coords, mask, b, order="kd", axis=0):
 
 
 def nodes_by_level(root):
-  """A list of levels, each the list of its nodes from left to right."""
+  """Returns the levels of a tree, each a list of nodes from left to right."""
   levels = [[root]]
   while levels[-1][0].children:
     levels.append([child for node in levels[-1] for child in node.children])
@@ -56,7 +56,7 @@ def nodes_by_level(root):
 
 
 def aggregate(aggregate_fn, root, tokens):
-  """{(level, index): value}; aggregate_fn maps the valid children `[n, D]` to `[D]`."""
+  """Returns {(level, index): value}; aggregate_fn maps valid children `[n, D]` to `[D]`."""
   values = {}
 
   def visit(node):
@@ -68,8 +68,8 @@ def aggregate(aggregate_fn, root, tokens):
       visit(child)
     if node.tokens and node.children:
       full = [child for child in node.children if child.tokens]
-      own = np.stack([values[child.level, child.index] for child in full])
-      value = own[0] if len(full) == 1 else aggregate_fn(own)
+      inputs = np.stack([values[child.level, child.index] for child in full])
+      value = inputs[0] if len(full) == 1 else aggregate_fn(inputs)
     values[node.level, node.index] = value
 
   visit(root)
@@ -82,7 +82,7 @@ def softmax(x, axis=-1):
 
 
 def attend(query, keys, values):
-  """Softmax attention of `[H, Dh]` over lists of `[H, Dh]` keys, `[H, Dv]` values."""
+  """Attention of `[H, Dh]` over sequences of `[H, Dh]` keys and `[H, Dv]` values."""
   if not len(keys):
     return np.zeros((query.shape[0], 0))
   keys, values = np.stack(keys), np.stack(values)
@@ -91,7 +91,7 @@ def attend(query, keys, values):
 
 
 def policy(query, keys):
-  """(pi over the given children `[n]`, mean per-head entropy)."""
+  """Returns pi over the given children, `[n]`, and the mean entropy per head."""
   logits = np.einsum("hd,nhd->hn", query, np.stack(keys)) / np.sqrt(query.shape[1])
   per_head = softmax(logits)
   entropy = -(per_head * np.log(np.maximum(per_head, 1e-300))).sum(-1).mean()
@@ -100,7 +100,7 @@ def policy(query, keys):
 
 @dataclasses.dataclass
 class Walk:
-  """One walk: nodes read as (level, index), and what the policy did."""
+  """The nodes read as (level, index), the policy along the path, and the output."""
 
   read: list[tuple[int, int]]
   path: list[int]
@@ -110,7 +110,7 @@ class Walk:
 
 
 def walk(query, keys, values, root, path=None):
-  """The greedy walk, or the one along `path`; keys[level][index] is `[H, Dh]`."""
+  """Walks greedily, or along `path`; keys[level][index] is `[H, Dh]`."""
   node, read, taken, log_prob, entropies = root, [], [], 0.0, []
   while node.children:
     full = [c for c in node.children if c.tokens]
@@ -143,7 +143,7 @@ def walk(query, keys, values, root, path=None):
 
 
 def read_paths(query, keys, values, root, num_paths):
-  """(nodes read as (level, index), output) of the k most probable paths followed."""
+  """Returns the nodes read by a beam search as (level, index), and the output."""
   frontier, read = [(0.0, root)], []
   while frontier[0][1].children:
     found = []
@@ -162,7 +162,7 @@ def read_paths(query, keys, values, root, num_paths):
 
 
 def all_paths(root):
-  """Every path with a valid child at each step, as lists of child positions."""
+  """Returns all paths to leaves with a valid token, as lists of child positions."""
   if not root.children:
     return [[]]
   return [
@@ -171,3 +171,37 @@ def all_paths(root):
     if child.tokens
     for rest in all_paths(child)
   ]
+
+
+def sharpen(weights, temperature):
+  """Distribution over leaves, `[L]`, to the power of 1 / temperature, normalised."""
+  powers = [float(w) ** (1 / temperature) for w in weights]
+  return np.array([p / sum(powers) if sum(powers) else 0.0 for p in powers])
+
+
+def routing(leaf_weights, path, log_policy, counted, b):
+  """Routing loss and targets of one query.
+
+  Args:
+    leaf_weights: `[L]`.
+    path: the children taken.
+    log_policy: `[depth, b]`.
+    counted: `[depth]` bool.
+    b: the branch factor.
+
+  Returns:
+    The loss, and the targets, `[depth, b]`.
+  """
+  start, width, loss, targets = 0, len(leaf_weights), 0.0, []
+  for level, choice in enumerate(path):
+    width //= b
+    starts = [start + child * width for child in range(b)]
+    mass = [float(sum(leaf_weights[i : i + width])) for i in starts]
+    targets.append(mass)
+    if counted[level]:
+      # Masked children have no mass.
+      loss -= sum(
+        m * float(log_p) for m, log_p in zip(mass, log_policy[level], strict=True) if m
+      )
+    start = starts[choice]
+  return loss, np.array(targets).reshape(len(path), b)

@@ -1,98 +1,145 @@
-"""Every benchmark end to end on tiny sizes, as a user starts it."""
+"""Benchmarks: rows, tables and figures on tiny sizes, flags, and ratios of times."""
 
-import itertools
 import json
 import pathlib
 import subprocess
 import sys
 
+from absl import flags
 import pytest
 
-from experiments.common import measure
-from experiments.common import ratios
+from benchmarks import build
+from benchmarks import common
+from benchmarks import ratios
+from benchmarks import retrieval
+from benchmarks import sweep
+from benchmarks import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def _run(name, out, *arguments):
-  command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={out}", *arguments]
-  return subprocess.run(
-    [*command, "--repeats=1"], cwd=ROOT, capture_output=True, text=True, check=False
-  )
+def _parse(benchmark, *arguments):
+  values = flags.FlagValues()
+  benchmark.define_flags(values)
+  values(["benchmark", "--repeats=1", *arguments])
+  return values
+
+
+def _run(benchmark, out, *arguments):
+  benchmark.main(_parse(benchmark, f"--out={out}", *arguments))
+  name = benchmark.__name__.removeprefix("benchmarks.")
+  return json.loads((out / f"{name}.json").read_text())
 
 
 @pytest.mark.parametrize(
-  "name, arguments, systems, figure",
+  "benchmark, arguments, systems, metric",
   [
-    (
-      "retrieval",
-      ["--num_tokens=8,32", "--num_queries=1,3"],
-      {"tca", "gather_floor", "perceiver", "full_xla", "full_xla_whole"},
-      "us_per_query",
-    ),
-    (
-      "build",
+    pytest.param(
+      build,
       ["--num_tokens=32", "--num_queries=2"],
       {"order_host", "order_traced", "order_ckdtree", "aggregate_and_cache"},
       "ms",
+      id="build",
     ),
-    (
-      "training",
-      ["--tasks=gp", "--batch_size=2"],
-      {"tca", "tca_shared", "ca", "perceiver"},
+    pytest.param(
+      training,
+      [
+        "--tasks=copy",
+        "--models=tca_shared",
+        "--sequence_length=8",
+        "--batch_size=2",
+      ],
+      {"tca_shared", "part/aggregate", "part/walk", "part/leaf_attention", "part/head"},
       "ms",
+      id="training-copy",
     ),
-    (
-      "sweep",
-      ["--num_tokens=16", "--widths=64", "--heads=4", "--branch_factors=4"],
+    pytest.param(
+      training,
+      ["--tasks=gp", "--models=tca,ca", "--batch_size=2"],
+      {"tca", "ca"},
+      "ms",
+      id="training-gp",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      sweep,
+      [
+        "--num_tokens=16",
+        "--num_queries=2",
+        "--widths=64",
+        "--heads=4",
+        "--branch_factors=2",
+      ],
       {"index", "tca"},
       None,
+      id="sweep",
     ),
   ],
 )
-def test_a_benchmark_writes_its_rows(name, arguments, systems, figure, tmp_path):
-  process = _run(name, tmp_path, *arguments)
-  assert process.returncode == 0, process.stderr
-  rows = json.loads((tmp_path / f"{name}.json").read_text())
+def test_main_tiny_sizes_write_rows_and_tables(
+  benchmark, arguments, systems, metric, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(training, "matmul_peak", lambda: 1e9)
+  rows = _run(benchmark, tmp_path, *arguments)
   assert systems <= {row["system"] for row in rows}
   for row in rows:
-    assert row["seed"] == 0 and f"--out={tmp_path}" in row["command"]
-    assert figure is None or row[figure] > 0
-  printed = process.stdout.splitlines()
-  assert set((tmp_path / f"{name}.txt").read_text().splitlines()) <= set(printed)
-  if name == "retrieval":
-    assert {(r["num_tokens"], r["num_queries"]) for r in rows} == {
-      (8, 1),
-      (8, 3),
-      (32, 1),
-      (32, 3),
-    }
-    assert (tmp_path / "retrieval.png").stat().st_size > 10_000
+    assert row["seed"] == 0 and row["cores"] >= 1
+    assert set(row["versions"]) == {"python", "jax", "flax", "tca_jax"}
+    assert metric is None or row[metric] > 0
+  printed = capsys.readouterr().out.splitlines()
+  (text,) = tmp_path.glob("*.txt")
+  assert set(text.read_text().splitlines()) <= set(printed)
 
 
-def test_a_bad_size_is_named():
-  process = _run("retrieval", "unused", "--num_tokens=1024,many")
+def test_retrieval_main_two_sizes_write_rows_and_figure(tmp_path):
+  rows = _run(retrieval, tmp_path, "--num_tokens=8,32", "--num_queries=1,3")
+  sizes = {(r["num_tokens"], r["num_queries"]) for r in rows}
+  assert sizes == {(8, 1), (8, 3), (32, 1), (32, 3)}
+  assert {"tca", "gather_floor", "perceiver", "full_xla", "full_xla_whole"} <= {
+    row["system"] for row in rows
+  }
+  assert all(row["us_per_query"] > 0 and row["width"] == 64 for row in rows)
+  assert (tmp_path / "retrieval.png").stat().st_size > 10_000
+
+
+def test_command_line_bad_size_is_refused():
+  command = [sys.executable, "-m", "benchmarks.sweep", "--num_tokens=1024,many"]
+  process = subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, check=False
+  )
   assert process.returncode != 0
-  assert "whole numbers of at least 1 are allowed" in process.stderr
+  assert "must be whole numbers of at least 1" in process.stderr
 
 
-def test_interleaved_times_and_budget(monkeypatch):
-  calls = []
-  functions = {name: lambda name=name: calls.append(name) for name in "ab"}
-  measure.interleaved(functions, repeats=3)
-  turns = [len(list(turn)) for _, turn in itertools.groupby(calls)]
-  assert len(turns) == 6 and min(turns) > 2, "quick calls are warmed up by many"
-  calls.clear()
-  monkeypatch.setattr(measure, "_WARM_UP", 0.0)
-  seconds = measure.interleaved(functions, repeats=3)
-  assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
-  assert "".join(calls) == "aabb" * 3, "each timed call follows one that is not"
-  calls.clear()
-  measure.interleaved(functions, repeats=9, budget=0.0)
-  assert len(calls) == 8, "two timed calls each, then the budget is spent"
+def test_define_flags_help_texts_are_noun_phrases():
+  for benchmark in (build, retrieval, sweep, training):
+    values = _parse(benchmark)
+    for name in values:
+      text = values[name].help.rpartition(">: ")[2]  # after the values of an enum
+      assert text[0].isupper() and text.endswith("."), (benchmark.__name__, name, text)
+      assert not text.startswith(("Of ", "Whether ", "Where ", "What ")), text
 
 
-def test_crossover_is_where_tca_gets_ahead_for_good():
+def test_define_names_unknown_task_is_refused():
+  with pytest.raises(flags.IllegalFlagValueError, match="must be of copy, gp, images"):
+    _parse(training, "--tasks=copy,terrain")
+
+
+def test_shape_width_not_a_multiple_of_heads_raises():
+  with pytest.raises(ValueError, match="multiple of num_heads=3, got 64"):
+    common.Shape(num_heads=3)
+
+
+@pytest.mark.slow
+def test_matmul_peak_is_positive():
+  assert training.matmul_peak() > 0
+
+
+def test_gp_frequency_shares_sum_to_one():
+  assert sum(training.gp_frequency().values()) == pytest.approx(1.0)
+
+
+def test_crossover_finds_size_from_which_tca_stays_faster():
   def row(system, n, us):
     return dict(system=system, num_tokens=n, num_queries=1, us_per_query=us)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, restored and exported, whole or broken."""
+"""Checkpoints: saved, restored and exported, complete or truncated."""
 
 import chex
 import jax
@@ -19,7 +19,7 @@ def _plus(x):
 
 
 def _break(workdir, step):
-  """Cuts every data file of a checkpoint in half."""
+  """Truncates every data file of a checkpoint to half its size."""
   files = [
     path
     for path in (workdir / "checkpoints" / str(step)).rglob("*")
@@ -37,7 +37,7 @@ def _save(workdir, steps):
     return checkpoints.steps
 
 
-def test_the_newest_is_restored_and_the_last_three_are_kept(tmp_path):
+def test_restore_returns_the_newest_of_the_three_kept(tmp_path):
   assert _save(tmp_path, [1, 2, 3, 4]) == [2, 3, 4]
   with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
     step, state = checkpoints.restore(**STATE)
@@ -47,7 +47,7 @@ def test_the_newest_is_restored_and_the_last_three_are_kept(tmp_path):
   chex.assert_trees_all_equal(params, _plus(4)["params"])
 
 
-def test_a_truncated_checkpoint_falls_back_with_a_warning_and_is_replaced(
+def test_restore_truncated_checkpoint_falls_back_with_a_warning(
   tmp_path, caplog
 ):
   _save(tmp_path, [1, 2])
@@ -62,7 +62,7 @@ def test_a_truncated_checkpoint_falls_back_with_a_warning_and_is_replaced(
   chex.assert_trees_all_equal(state, _plus(5))
 
 
-def test_steps_before_a_truncated_one_are_saved(tmp_path):
+def test_save_before_a_truncated_step_succeeds(tmp_path):
   _save(tmp_path, [2, 4])
   _break(tmp_path, 4)
   with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
@@ -74,7 +74,7 @@ def test_steps_before_a_truncated_one_are_saved(tmp_path):
   chex.assert_trees_all_equal(state, _plus(9))
 
 
-def test_nothing_to_restore_is_none_and_nothing_whole_is_an_error(tmp_path):
+def test_restore_nothing_returns_none_and_nothing_complete_raises(tmp_path):
   with checkpoints_lib.Checkpoints(tmp_path / "new") as checkpoints:
     assert checkpoints.restore(**STATE) is None
   with pytest.raises(checkpoints_lib.CheckpointError, match="no checkpoint in"):
@@ -85,7 +85,7 @@ def test_nothing_to_restore_is_none_and_nothing_whole_is_an_error(tmp_path):
     checkpoints_lib.restore_params(tmp_path, STATE["params"])
 
 
-def test_export_keeps_parameters_alone(tmp_path):
+def test_export_params_writes_only_parameters(tmp_path):
   _save(tmp_path / "run", [7])
   assert checkpoints_lib.export_params(tmp_path / "run", tmp_path / "out") == 7
   step, params = checkpoints_lib.restore_params(tmp_path / "out", STATE["params"])
@@ -93,5 +93,5 @@ def test_export_keeps_parameters_alone(tmp_path):
   np.testing.assert_array_equal(params["w"], STATE["params"]["w"] + 7)
   names = {path.name for path in (tmp_path / "out" / "checkpoints" / "7").iterdir()}
   assert "params" in names and "optimizer" not in names
-  with pytest.raises(checkpoints_lib.CheckpointError, match="already holds"):
+  with pytest.raises(checkpoints_lib.CheckpointError, match="already has"):
     checkpoints_lib.export_params(tmp_path / "run", tmp_path / "out")

@@ -1,15 +1,19 @@
-"""Configs and workdirs: what is refused, and what may change."""
+"""Configs: options, recipes and allowed values."""
 
 import dataclasses
-import json
 
-from etils import epath
 import pytest
 
+from experiments.activity import ActivityConfig
 from experiments.common import config as config_lib
+from experiments.common.config import Config
+from experiments.common.errors import ConfigError
 from experiments.copy_task import CopyConfig
 from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
+from experiments.terrain import TerrainConfig
+
+CONFIGS = [CopyConfig, GPConfig, ImageConfig, ActivityConfig, TerrainConfig]
 
 
 @pytest.mark.parametrize(
@@ -19,19 +23,25 @@ from experiments.image_completion import ImageConfig
     (dict(num_steps=0), "num_steps must be at least 1, got 0"),
     (dict(num_steps=1.5), "num_steps must be int, got 1.5"),
     (dict(learning_rate=float("nan")), "learning_rate must be at least 0, got nan"),
-    (dict(baseline="mean"), "baseline must be one of"),
+    (dict(baseline="mean"), r"baseline must be one of \('constant', 'batch', 'leaf'\)"),
     (dict(seed=-1), "seed must be at least 0"),
     (dict(dropout=1.0), "dropout must be below 1, got 1.0"),
     (dict(learning_rate=float("inf")), "learning_rate must be finite, got inf"),
+    (dict(dtype="float64"), r"dtype must be one of \('float32', 'bfloat16'\), got"),
+    (dict(order="hilbert"), "order must be one of .*'kd'.*, got 'hilbert'"),
+    (dict(tree_gradient=1), "tree_gradient must be bool, got 1"),
   ],
 )
-def test_bad_options_are_named(change, message):
-  with pytest.raises(config_lib.ConfigError, match=message):
-    config_lib.Config(**change)
+def test_config_bad_option_raises(change, message):
+  with pytest.raises(ConfigError, match=message):
+    Config(**change)
 
 
-def test_the_paper_recipe_is_the_published_one():
-  copy, gp, image = CopyConfig.paper(), GPConfig.paper(), ImageConfig.paper()
+def test_from_recipe_paper_has_the_published_values():
+  copy, gp, image = (
+    config_class.from_recipe("paper")
+    for config_class in (CopyConfig, GPConfig, ImageConfig)
+  )
   for config in (copy, gp, image):
     assert config.learning_rate == 5e-4 and config.lambda_rl == config.lambda_ca == 1
     assert config.routing_weight == 0 and not config.tree_gradient
@@ -45,55 +55,62 @@ def test_the_paper_recipe_is_the_published_one():
   assert copy.num_steps == gp.num_steps == 100_000
   assert (gp.sizes, gp.num_frequencies, image.num_frequencies) == ("batch", 0, 0)
   assert not (copy.position_skip or gp.position_skip or image.position_skip)
-  assert CopyConfig.paper(num_steps=3, learning_rate=1e-3).learning_rate == 1e-3
+  terrain, activity = (
+    config_class.from_recipe("paper")
+    for config_class in (TerrainConfig, ActivityConfig)
+  )
+  assert (terrain.num_layers, terrain.num_frequencies) == (0, 0)
+  assert terrain.baseline == "constant" and terrain.share_policy
+  assert (activity.dataset, activity.split) == ("uci", "random")
+  assert activity.num_frequencies == activity.routing_weight == 0
+  assert activity.baseline == "constant"
 
 
-def test_a_workdir_keeps_its_recipe(tmp_path):
-  workdir = epath.Path(tmp_path / "run")
-  config = CopyConfig(num_steps=10)
-  config_lib.claim_workdir(config, workdir)
-  assert config_lib.load(CopyConfig, workdir) == config
-  other = dataclasses.replace(config, log_every=7, save_every=3, eval_seed=9)
-  config_lib.claim_workdir(other, workdir)
-  assert config_lib.load(CopyConfig, workdir) == config
-  for change in (dict(num_steps=11), dict(seed=1), dict(sequence_length=8)):
-    (name,) = change
-    with pytest.raises(config_lib.ConfigError, match=f"another config .*{name}: "):
-      config_lib.claim_workdir(dataclasses.replace(config, **change), workdir)
+def test_from_recipe_options_given_replace_those_of_the_recipe():
+  config = CopyConfig.from_recipe("paper", num_steps=3, learning_rate=1e-3)
+  assert (config.num_steps, config.learning_rate) == (3, 1e-3)
+  assert config.batch_size == 128
+  assert CopyConfig.from_recipe("default", seed=5) == CopyConfig(seed=5)
 
 
-def test_a_start_that_was_killed_does_not_lock_its_workdir(tmp_path):
-  (tmp_path / "config.json.part").write_text("{")
-  config_lib.claim_workdir(CopyConfig(), epath.Path(tmp_path))
-  assert config_lib.load(CopyConfig, epath.Path(tmp_path)) == CopyConfig()
+@pytest.mark.parametrize(
+  "dataset, num_images, batch_size",
+  [
+    ("mnist", 2_000, 100),
+    ("emnist", 24_000, 100),
+    ("celeba", 182_637, 16),
+    ("photos", 4_110, 16),
+  ],
+)
+def test_from_recipe_paper_images_train_for_200_epochs(dataset, num_images, batch_size):
+  config = ImageConfig.from_recipe("paper", dataset=dataset)
+  assert config.batch_size == batch_size
+  assert config.num_steps == 200 * -(-num_images // batch_size)
+  fewer = ImageConfig.from_recipe("paper", dataset=dataset, num_steps=7)
+  assert fewer == dataclasses.replace(config, num_steps=7)
 
 
-def test_options_newer_than_a_workdir_take_their_defaults(tmp_path):
-  stored = dataclasses.asdict(CopyConfig(seed=5))
-  del stored["baseline_value"]
-  (tmp_path / "config.json").write_text(json.dumps(stored))
-  assert config_lib.load(CopyConfig, epath.Path(tmp_path)) == CopyConfig(seed=5)
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_config_every_option_has_a_complete_help_text(config_class):
+  for field in dataclasses.fields(config_class):
+    text = field.metadata["text"]
+    assert field.metadata["group"] in config_lib.GROUPS
+    assert text[0].isupper() and text.endswith(".")
+    assert not text.startswith(("Of ", "Whether "))
+    names = config_lib.choices(field)
+    assert names is None or field.default in names
 
 
-def test_a_folder_of_other_files_is_not_taken(tmp_path):
-  (tmp_path / "thesis.tex").write_text("")
-  with pytest.raises(config_lib.ConfigError, match="holds files but no config"):
-    config_lib.claim_workdir(CopyConfig(), epath.Path(tmp_path))
-  with pytest.raises(config_lib.ConfigError, match="nothing was trained there"):
-    config_lib.load(CopyConfig, epath.Path(tmp_path))
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_config_defaults_are_those_stated(config_class):
+  """A subclass's DEFAULTS reach its fields and nobody else's."""
+  for name, default in config_class.DEFAULTS.items():
+    assert getattr(config_class(), name) == default
+  untouched = Config()
+  assert untouched.num_steps == 2000 and untouched.position_skip is False
 
 
-def test_a_config_of_another_experiment_is_refused(tmp_path):
-  workdir = epath.Path(tmp_path / "run")
-  config_lib.claim_workdir(CopyConfig(), workdir)
-  message = r"unknown options \['mixed_length_steps', 'sequence_length'\]"
-  with pytest.raises(config_lib.ConfigError, match=message):
-    config_lib.load(ImageConfig, workdir)
-
-
-def test_every_option_survives_json(tmp_path):
-  path = epath.Path(tmp_path / "x.json")
-  config = ImageConfig(learning_rate=3e-4, share_policy=True)
-  config_lib.write_json(path, dataclasses.asdict(config))
-  assert ImageConfig(**json.loads(path.read_text())) == config
-  assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+def test_trained_options_leave_out_evaluation_and_files():
+  trained = config_lib.trained_options(ImageConfig)
+  assert {"model", "seed", "order", "dataset", "moved_share"} <= set(trained)
+  assert not {"unseen", "num_paths", "data_dir", "save_every"} & set(trained)

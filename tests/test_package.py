@@ -1,32 +1,266 @@
-"""The package: what a wheel holds, and what importing it costs."""
+"""The package: its public surface, the contents of its wheel, and its imports."""
 
+import importlib
+import inspect
 import pathlib
+import pkgutil
+import shutil
 import subprocess
 import sys
 import zipfile
+
+import pytest
 
 import tca_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# The public names of every module. A change here is a change of the public interface:
+# it belongs into CHANGELOG.md.
+SURFACE = {
+  "tca_jax": [
+    "Aggregator",
+    "Categorical",
+    "ClassificationHead",
+    "CrossAttention",
+    "CrossAttentionOutput",
+    "Encoder",
+    "FlatMemory",
+    "Gaussian",
+    "GaussianHead",
+    "PerceiverIO",
+    "PointEmbedder",
+    "Prediction",
+    "ReTreever",
+    "ReadOut",
+    "Reading",
+    "SequenceEmbedder",
+    "TrainingPrediction",
+    "TrainingReading",
+    "Tree",
+    "TreeAttentionOutput",
+    "TreeCrossAttention",
+    "TreeMemory",
+    "TreeReading",
+    "aggregate",
+    "attention",
+    "build_tree",
+    "check_context",
+    "checks",
+    "cross_attention",
+    "masking",
+    "memory",
+    "modules",
+    "num_read_slots",
+    "objectives",
+    "retrieval",
+    "serving",
+    "subtree_mass",
+    "tree",
+    "tree_attention",
+    "tree_depth",
+  ],
+  "tca_jax.attention": [
+    "CrossAttentionOutput",
+    "cross_attention",
+    "merge_heads",
+    "sibling_attention",
+    "split_heads",
+  ],
+  "tca_jax.checks": [
+    "check_context",
+    "check_finite",
+    "check_floating",
+    "check_num_paths",
+    "clean_context",
+    "is_traced",
+  ],
+  "tca_jax.kdtree_host": ["kd_permutation"],
+  "tca_jax.masking": ["MASKED", "masked_log_softmax", "masked_mean", "masked_softmax"],
+  "tca_jax.memory": [
+    "FlatMemory",
+    "TreeMemory",
+    "from_slots",
+    "join_levels",
+    "leaves",
+    "level_slots",
+    "num_slots",
+    "pack",
+  ],
+  "tca_jax.modules": [
+    "Aggregator",
+    "Categorical",
+    "ClassificationHead",
+    "CrossAttention",
+    "Encoder",
+    "FeedForward",
+    "FlatMemory",
+    "Gaussian",
+    "GaussianHead",
+    "MLP",
+    "PerceiverIO",
+    "PointEmbedder",
+    "Prediction",
+    "ReTreever",
+    "ReadOut",
+    "Reading",
+    "SelfAttention",
+    "SequenceEmbedder",
+    "TrainingPrediction",
+    "TrainingReading",
+    "TransformerLayer",
+    "TreeCrossAttention",
+    "TreeMemory",
+    "fourier_features",
+    "sinusoids",
+  ],
+  "tca_jax.modules.embedders": [
+    "PointEmbedder",
+    "SequenceEmbedder",
+    "fourier_features",
+    "sinusoids",
+  ],
+  "tca_jax.modules.heads": [
+    "Categorical",
+    "ClassificationHead",
+    "Gaussian",
+    "GaussianHead",
+  ],
+  "tca_jax.modules.interface": ["ReadOut", "Reading", "TrainingReading", "attend_all"],
+  "tca_jax.modules.layers": [
+    "Aggregator",
+    "Dtype",
+    "Encoder",
+    "FeedForward",
+    "MLP",
+    "SelfAttention",
+    "TransformerLayer",
+  ],
+  "tca_jax.modules.read_outs": ["CrossAttention", "PerceiverIO", "TreeCrossAttention"],
+  "tca_jax.modules.retreever": ["Prediction", "ReTreever", "TrainingPrediction"],
+  "tca_jax.objectives": [
+    "BASELINES",
+    "Baseline",
+    "ObjectiveWeights",
+    "REWARDS",
+    "Reward",
+    "accuracy",
+    "advantage",
+    "categorical_log_likelihood",
+    "gaussian_log_likelihood",
+    "masked_mean",
+    "reinforce_loss",
+    "routing_loss",
+    "routing_targets",
+    "sharpen",
+    "tree_objective",
+    "walk_diagnostics",
+  ],
+  "tca_jax.retrieval": [
+    "TreeAttentionOutput",
+    "TreeMemory",
+    "TreeReading",
+    "attend",
+    "pack",
+    "read",
+    "read_beam",
+    "tree_attention",
+  ],
+  "tca_jax.serving": ["Predict", "Server", "export_read"],
+  "tca_jax.tree": [
+    "AggregateFn",
+    "ORDERS",
+    "Order",
+    "Tree",
+    "aggregate",
+    "build_tree",
+    "num_read_slots",
+    "subtree_mass",
+    "tree_depth",
+  ],
+  "tca_jax.walk": [
+    "Walk",
+    "child_logits",
+    "drop_chosen",
+    "gather_rows",
+    "logits_read",
+    "walk_down",
+  ],
+}
 
-def test_the_wheel_holds_the_library_alone_with_types_and_version(tmp_path):
+
+def test_surface_lists_every_module():
+  found = [m.name for m in pkgutil.walk_packages(tca_jax.__path__, "tca_jax.")]
+  assert sorted(SURFACE) == sorted(["tca_jax", *found])
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_module_exports_its_public_names(name):
+  module = importlib.import_module(name)
+  assert sorted(module.__all__) == sorted(SURFACE[name])
+  assert len(set(module.__all__)) == len(module.__all__)
+  assert inspect.getdoc(module)
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_public_names_have_docstrings(name):
+  module = importlib.import_module(name)
+  for public in module.__all__:
+    thing = getattr(module, public)
+    if inspect.isclass(thing):
+      # A class without a docstring would inherit one, or get one from dataclasses.
+      doc = thing.__dict__.get("__doc__")
+      assert doc and not doc.startswith(f"{public}("), public
+      for member, method in vars(thing).items():
+        generated = not getattr(method, "__qualname__", "").startswith(thing.__name__)
+        if not (member.startswith("_") or member == "setup" or generated):
+          assert inspect.getdoc(method), (public, member)
+    elif inspect.isfunction(thing):
+      assert inspect.getdoc(thing), public
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "attention.MASKED",
+    "attention.masked_log_softmax",
+    "attention.masked_softmax",
+    "objectives.masked_mean",
+    "retrieval.TreeMemory",
+    "retrieval.level_slots",
+    "retrieval.pack",
+    "tree.check_context",
+    "tree.check_finite",
+    "tree.check_floating",
+    "tree.is_traced",
+  ],
+)
+def test_names_of_version_0_1_still_import(name):
+  module, attribute = name.split(".")
+  assert hasattr(importlib.import_module(f"tca_jax.{module}"), attribute)
+
+
+def test_wheel_contains_exactly_the_sources_with_types_and_version(tmp_path):
+  # A copy, because a build leaves files in the source tree.
+  source = tmp_path / "source"
+  shutil.copytree(ROOT / "tca_jax", source / "tca_jax")
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source / name)
   subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
-     "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)],
+     "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)],
     check=True,
   )  # fmt: skip
   (wheel,) = tmp_path.glob("*.whl")
   assert wheel.name.startswith(f"tca_jax-{tca_jax.__version__}-")
-  names = zipfile.ZipFile(wheel).namelist()
-  assert "tca_jax/py.typed" in names
-  packages = {name.split("/")[0] for name in names if "dist-info" not in name}
-  assert packages == {"tca_jax"}
-  sources = {f"tca_jax/{path.name}" for path in (ROOT / "tca_jax").glob("*.py")}
-  assert sources <= set(names)
+  names = [x for x in zipfile.ZipFile(wheel).namelist() if "dist-info" not in x]
+  sources = [
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "tca_jax").rglob("*.py")
+  ]
+  assert sorted(names) == sorted([*sources, "tca_jax/py.typed"])
 
 
-def test_importing_the_library_imports_no_experiment_library():
+def test_import_loads_no_experiment_library():
   heavy = ("absl.flags", "orbax", "tensorflow_datasets", "grain", "matplotlib")
   code = (
     "import sys, jax, flax, chex; before = set(sys.modules); import tca_jax;"
@@ -35,4 +269,5 @@ def test_importing_the_library_imports_no_experiment_library():
   loaded = subprocess.run(
     [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
   ).stdout.split()
+  assert "tca_jax.modules.read_outs" in loaded
   assert not [name for name in loaded if name in heavy]

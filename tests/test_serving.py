@@ -1,11 +1,10 @@
-"""Requests of any size, and a program that is served without the package."""
+"""Requests of any size, and an exported program that runs without the package."""
 
 import functools
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,8 +18,9 @@ def problem():
   read_out = tca_jax.TreeCrossAttention(width=16, num_heads=2, hidden=8)
   embedder, head = tca_jax.PointEmbedder(16, 2), tca_jax.GaussianHead(1, hidden=8)
   model = tca_jax.ReTreever(embedder=embedder, read_out=read_out, head=head)
-  coords = jax.random.normal(jax.random.key(0), (2, 9, 2))
-  values, queries = coords[..., :1], jax.random.normal(jax.random.key(1), (2, 11, 2))
+  coords = jax.random.normal(jax.random.key(0), (2, 9, 2), "float32")
+  values = coords[..., :1]
+  queries = jax.random.normal(jax.random.key(1), (2, 11, 2), "float32")
   params = jax.jit(model.init)(jax.random.key(2), coords, values, queries)
   index = jax.jit(functools.partial(model.apply, method="index"))
 
@@ -31,7 +31,7 @@ def problem():
   return predict, index(params, coords, values), queries
 
 
-def test_requests_of_any_size_compile_for_a_few(problem, count_traces):
+def test_server_requests_of_any_size_compile_for_the_given_sizes(problem, count_traces):
   predict, memory, queries = problem
   counter, _ = count_traces(predict)
   server = serving.Server(counter, memory, sizes=(4, 1))
@@ -43,16 +43,22 @@ def test_requests_of_any_size_compile_for_a_few(problem, count_traces):
   assert counter.traces == 2
 
 
-def test_bad_sizes_and_requests_are_named(problem):
+@pytest.mark.parametrize("sizes", [(), (0, 4)])
+def test_server_bad_sizes_raise(problem, sizes):
+  predict, memory, _ = problem
+  with pytest.raises(ValueError, match="sizes must be numbers of at least 1"):
+    serving.Server(predict, memory, sizes=sizes)
+
+
+def test_server_request_without_queries_raises(problem):
   predict, memory, queries = problem
-  for sizes in ((), (0, 4)):
-    with pytest.raises(ValueError, match="sizes must be numbers of at least 1"):
-      serving.Server(predict, memory, sizes=sizes)
   with pytest.raises(ValueError, match=r"M >= 1, got \(2, 0, 2\)"):
     serving.Server(predict, memory)(queries[:, :0])
 
 
-def test_an_exported_read_needs_no_package_and_any_number_of_queries(problem, tmp_path):
+def test_export_read_runs_without_the_package_for_any_number_of_queries(
+  problem, tmp_path
+):
   predict, memory, queries = problem
   (tmp_path / "read.bin").write_bytes(serving.export_read(predict, memory, queries))
   np.savez(tmp_path / "memory.npz", *jax.tree.leaves(memory))
@@ -68,5 +74,5 @@ assert not any(name.startswith(("tca_jax", "flax")) for name in sys.modules)
   subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
   expected = jax.jit(predict)(memory, queries)["mean"]
   for count in (1, 7):
-    found = jnp.asarray(np.load(tmp_path / f"mean{count}.npy"))
+    found = np.load(tmp_path / f"mean{count}.npy")
     np.testing.assert_allclose(found, expected[:, :count], rtol=1e-4, atol=1e-5)

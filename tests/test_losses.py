@@ -1,4 +1,4 @@
-"""The objective of a batch: padded queries never matter, options act."""
+"""The training loss of a batch: padding has no effect, every option has one."""
 
 import dataclasses
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.common import config as config_lib
-from experiments.common import task as task_lib
+from experiments.common import losses
+from experiments.common import systems
+from experiments.common.batch import Batch
 import tca_jax
 
 CONFIG = config_lib.Config(baseline="batch")
@@ -18,23 +20,25 @@ CONFIG = config_lib.Config(baseline="batch")
 def _loss_and_grads(batch, config):
   """A function of a batch: the objective of a small model and its gradient."""
   head = tca_jax.GaussianHead(1)
-  model = task_lib.build_model(config, 4, tca_jax.PointEmbedder(), head)
+  model = systems.build_model(config, 4, tca_jax.PointEmbedder(), head)
   inputs = (batch.coords, batch.values, batch.query_coords, batch.mask)
   params = jax.jit(model.init)(jax.random.key(0), *inputs)
 
   @jax.jit
   def run(params, batch):
+    batch = batch.cleaned()
+
     def loss(params):
       prediction = model.apply(
         params,
         batch.coords,
         batch.values,
-        jnp.where(batch.query_mask[..., None], batch.query_coords, 0),
+        batch.query_coords,
         batch.mask,
         train=True,
         rngs={"policy": jax.random.key(1)},
       )
-      return task_lib.objective(prediction, batch, config)
+      return losses.objective(prediction, batch, config)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -44,7 +48,7 @@ def _loss_and_grads(batch, config):
 def _batch(rng):
   coords = rng.normal(size=(3, 4, 2)).astype(np.float32)
   query_coords = rng.normal(size=(3, 4, 2)).astype(np.float32)
-  return task_lib.Batch(
+  return Batch(
     coords=coords,
     values=coords[..., :1],
     mask=np.ones((3, 4), bool),
@@ -59,7 +63,7 @@ def _batch(rng):
   [("tca", "constant"), ("tca", "batch"), ("tca", "leaf"), ("ca", "batch"),
    ("perceiver", "batch")],
 )  # fmt: skip
-def test_padded_queries_never_matter(model, baseline, rng):
+def test_objective_padded_queries_have_no_effect(model, baseline, rng):
   batch = _batch(rng)
   config = dataclasses.replace(CONFIG, model=model, baseline=baseline)
   run = _loss_and_grads(batch, config)
@@ -75,8 +79,8 @@ def test_padded_queries_never_matter(model, baseline, rng):
 
 
 @pytest.mark.parametrize("through", [True, False])
-def test_gradients_are_finite_under_any_mask(through, rng):
-  """One example a kind of mask: all, some, one and no valid token."""
+def test_objective_gradients_are_finite_with_any_mask(through, rng):
+  """One example for each kind of mask: all, some, one and no valid token."""
   batch = _batch(rng)
   four = jax.tree.map(lambda x: np.concatenate([x, x[:1]]), batch)
   masks = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
@@ -88,51 +92,45 @@ def test_gradients_are_finite_under_any_mask(through, rng):
   chex.assert_tree_all_finite(results)
 
 
-def test_rewards(rng):
+def test_reward_is_accuracy_or_likelihood(rng):
   logits = jnp.asarray(rng.normal(size=(2, 3, 5)))
   labels = jnp.argmax(logits, -1)
-  hits = task_lib.reward(logits, labels, CONFIG)
-  assert np.all(hits == 1)
-  likely = task_lib.reward(
-    logits, labels, dataclasses.replace(CONFIG, reward="likelihood")
-  )
-  np.testing.assert_allclose(likely, task_lib.log_likelihood(logits, labels))
+  classes = losses.distribution(logits)
+  assert np.all(losses.reward(classes, labels, "accuracy") == 1)
+  likely = losses.reward(classes, labels, "likelihood")
+  np.testing.assert_allclose(likely, classes.log_prob(labels))
   normal = tca_jax.Gaussian(mean=logits, std=jnp.ones_like(logits))
-  np.testing.assert_allclose(
-    task_lib.reward(normal, logits, CONFIG),
-    task_lib.log_likelihood(normal, logits),
-  )
+  assert losses.distribution(normal) is normal
+  reward = losses.reward(normal, logits, "accuracy")
+  np.testing.assert_allclose(reward, normal.log_prob(logits))
 
 
-def test_every_weight_of_a_config_reaches_the_objective(rng, monkeypatch):
-  config = dataclasses.replace(
-    CONFIG,
+def test_objective_weights_are_the_options_of_the_config(rng, monkeypatch):
+  options = dict(
     lambda_ca=2.0,
     lambda_rl=3.0,
     entropy_weight=4.0,
     routing_weight=5.0,
+    teacher_temperature=0.7,
     baseline="leaf",
     baseline_value=6.0,
   )
+  config = dataclasses.replace(CONFIG, **options)
   seen = []
 
   def tree_objective(*args):
     seen.append(args)
     return 0.0, {}
 
-  monkeypatch.setattr(task_lib.objectives, "tree_objective", tree_objective)
-  monkeypatch.setattr(task_lib.objectives, "walk_diagnostics", lambda *_: {})
+  monkeypatch.setattr(losses.objectives, "tree_objective", tree_objective)
   batch = _batch(rng)
-  reading = tca_jax.Reading(
-    output=None,
-    num_read=None,
-    walk=object(),
-    routing_targets=object(),
-    best_leaf_read=batch.query_mask,
+  reading = tca_jax.TrainingReading(
+    output=None, num_read=None, walk=object(), leaf_output=None, leaf_weights=object()
   )
   normal = tca_jax.Gaussian(mean=batch.targets, std=np.ones_like(batch.targets))
-  prediction = tca_jax.Prediction(output=normal, leaf_output=normal, reading=reading)
-  task_lib.objective(prediction, batch, config)
-  assert dataclasses.asdict(seen[0][-2]) == dict(
-    leaf=2.0, reinforce=3.0, entropy=4.0, routing=5.0, baseline="leaf", constant=6.0
+  prediction = tca_jax.TrainingPrediction(
+    output=normal, leaf_output=normal, reading=reading
   )
+  losses.objective(prediction, batch, config)
+  assert dataclasses.asdict(seen[0][-2]) == options
+  assert seen[0][4] is reading.walk and seen[0][5] is reading.leaf_weights

@@ -1,0 +1,70 @@
+"""Small models that the tests of modules share, and their compiled functions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tca_jax
+from tests import cases
+
+BATCH, NUM_TOKENS, NUM_QUERIES, NUM_AXES, WIDTH = 3, 11, 4, 2, 16
+READ_OUTS = ("tca", "ca", "perceiver")
+
+
+def read_out(name, **options):
+  if name == "tca":
+    return tca_jax.TreeCrossAttention(width=WIDTH, hidden=8, **options)
+  if name == "ca":
+    return tca_jax.CrossAttention(width=WIDTH, hidden=8, **options)
+  return tca_jax.PerceiverIO(width=WIDTH, hidden=8, num_latents=3, **options)
+
+
+def model(name, num_layers=0, dtype=jnp.float32, **options):
+  """A `ReTreever` of `[B, N, 1]` values."""
+  encoder = tca_jax.Encoder(num_layers, hidden=8, dtype=dtype)
+  return tca_jax.ReTreever(
+    embedder=tca_jax.PointEmbedder(WIDTH, 2, dtype=dtype),
+    encoder=encoder if num_layers else None,
+    read_out=read_out(name, dtype=dtype, **options),
+    head=tca_jax.GaussianHead(1, hidden=8, dtype=dtype),
+  )
+
+
+def inputs(rng, num_valid=None):
+  """Coordinates, values, query coordinates and a random mask.
+
+  Args:
+    rng: a NumPy generator.
+    num_valid: the number of valid tokens of every context; None means random.
+  """
+  coords = rng.normal(size=(BATCH, NUM_TOKENS, NUM_AXES)).astype(np.float32)
+  values = rng.normal(size=(BATCH, NUM_TOKENS, 1)).astype(np.float32)
+  query_coords = rng.normal(size=(BATCH, NUM_QUERIES, NUM_AXES)).astype(np.float32)
+  mask = np.stack([cases.mask("random", NUM_TOKENS, rng) for _ in range(BATCH)])
+  if num_valid is not None:
+    mask = np.argsort(rng.random(mask.shape), axis=1) < num_valid
+  return coords, values, query_coords, mask
+
+
+@functools.cache
+def params(module, method="__call__"):
+  """The module's parameters; a model's or a read-out's, which share nothing."""
+  rng = np.random.default_rng(0)
+  coords, values, query_coords, mask = inputs(rng)
+  if isinstance(module, tca_jax.ReTreever):
+    arguments = (coords, values, query_coords, mask)
+  else:
+    tokens = np.zeros((BATCH, NUM_TOKENS, WIDTH), np.float32)
+    queries = np.zeros((BATCH, NUM_QUERIES, WIDTH), np.float32)
+    arguments = (queries, tokens, coords, mask)
+  return jax.jit(functools.partial(module.init, method=method))(
+    jax.random.key(0), *arguments
+  )
+
+
+@functools.cache
+def compiled(module, method="__call__", **options):
+  """`module.apply` of a method, compiled once for all tests of a worker."""
+  return jax.jit(functools.partial(module.apply, method=method, **options))

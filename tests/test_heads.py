@@ -1,0 +1,71 @@
+"""Heads against their formulas, and distributions against SciPy."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+import tca_jax
+
+
+def _gaussian_and_targets(rng):
+  mean, targets = rng.normal(size=(2, 4, 3)).astype(np.float32)
+  std = np.exp(rng.normal(size=(4, 3))).astype(np.float32)
+  return tca_jax.Gaussian(mean=mean, std=std), targets
+
+
+def test_gaussian_log_prob_equals_scipy(rng):
+  normal, targets = _gaussian_and_targets(rng)
+  expected = scipy.stats.norm.logpdf(targets, normal.mean, normal.std).sum(-1)
+  np.testing.assert_allclose(normal.log_prob(targets), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
+def test_gaussian_interval_coverage_equals_scipy(level, rng):
+  normal, targets = _gaussian_and_targets(rng)
+  low, high = scipy.stats.norm.interval(level, normal.mean, normal.std)
+  expected = ((low <= targets) & (targets <= high)).mean(-1)
+  coverage = normal.interval_coverage(targets, level)
+  np.testing.assert_allclose(coverage, expected, rtol=1e-6)
+  assert 0 < np.mean(coverage) < 1
+
+
+def test_gaussian_interval_coverage_calibrated_targets_equals_the_level(rng):
+  n = 20_000
+  normal = tca_jax.Gaussian(mean=np.zeros((n, 1), "f"), std=np.full((n, 1), 2, "f"))
+  targets = (2 * rng.normal(size=(n, 1))).astype(np.float32)
+  mean = np.mean(normal.interval_coverage(targets, 0.9))
+  assert abs(mean - 0.9) < 5 * np.sqrt(0.9 * 0.1 / n)
+
+
+def test_categorical_log_prob_and_accuracy_equal_scipy(rng):
+  logits = rng.normal(size=(4, 3)).astype(np.float32)
+  labels = np.array([0, 2, 1, 1], np.int32)
+  categorical = tca_jax.Categorical(logits=logits)
+  probabilities = scipy.special.softmax(logits.astype(np.float64), axis=-1)
+  one_hot = np.eye(3, dtype=int)[labels]
+  expected = scipy.stats.multinomial.logpmf(one_hot, 1, probabilities)
+  np.testing.assert_allclose(categorical.log_prob(labels), expected, rtol=1e-5)
+  hits = categorical.accuracy(labels)
+  np.testing.assert_array_equal(hits, logits.argmax(-1) == labels)
+  assert hits.dtype == np.float32
+
+
+def test_gaussian_head_std_is_bounded_or_exponential(rng):
+  x = 100 * rng.normal(size=(2, 5, 16)).astype(np.float32)
+  bounded = tca_jax.GaussianHead(1)
+  params = bounded.init(jax.random.key(0), x)
+  assert np.asarray(bounded.apply(params, x).std).min() >= 0.05
+  free = tca_jax.GaussianHead(1, min_std=None).apply(params, x)
+  raw = np.log(free.std)
+  np.testing.assert_allclose(
+    bounded.apply(params, x).std, 0.05 + 0.95 * np.logaddexp(0, raw), rtol=1e-4
+  )
+
+
+def test_classification_head_returns_float32_logits(rng):
+  x = rng.normal(size=(2, 16)).astype(np.float32)
+  head = tca_jax.ClassificationHead(5, dtype="bfloat16")
+  logits = head.apply(head.init(jax.random.key(0), x), x)
+  assert logits.shape == (2, 5) and logits.dtype == np.float32

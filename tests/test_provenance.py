@@ -1,0 +1,48 @@
+"""The origin of results: command, commit, device, cores and versions."""
+
+import platform
+import subprocess
+import sys
+
+import flax
+import jax
+import pytest
+
+from experiments.common import provenance
+import tca_jax
+
+
+def test_provenance_has_command_device_cores_and_versions(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["/somewhere/terrain.py", "--model=ca", "--seed=1"])
+  found = provenance.provenance()
+  assert found["command"] == "terrain --model=ca --seed=1"
+  assert found["device"].startswith(f"{jax.local_device_count()} x ")
+  assert found["cores"] >= 1
+  assert found["versions"] == {
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "flax": flax.__version__,
+    "tca_jax": tca_jax.__version__,
+  }
+  assert set(found) == {"command", "commit", "device", "cores", "versions"}
+
+
+@pytest.mark.parametrize("changed, suffix", [("", ""), (" M file.py\n", "-dirty")])
+def test_git_commit_marks_changed_files(changed, suffix, monkeypatch):
+  def run(command, **_):
+    text = changed if "status" in command else "0123abcd\n"
+    return subprocess.CompletedProcess(command, 0, stdout=text)
+
+  monkeypatch.setattr(subprocess, "run", run)
+  assert provenance.git_commit() == "0123abcd" + suffix
+
+
+@pytest.mark.parametrize(
+  "error", [FileNotFoundError("git"), subprocess.CalledProcessError(128, "git")]
+)
+def test_git_commit_without_git_returns_none(error, monkeypatch):
+  def run(*_, **__):
+    raise error
+
+  monkeypatch.setattr(subprocess, "run", run)
+  assert provenance.git_commit() is None

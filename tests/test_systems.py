@@ -1,0 +1,46 @@
+"""The registry of models: titles, tokens read, and ways to read."""
+
+import typing
+
+import numpy as np
+import pytest
+
+from experiments.common import config as config_lib
+from experiments.common import systems
+
+
+def test_systems_are_the_values_of_the_option():
+  assert tuple(systems.SYSTEMS) == typing.get_args(config_lib.Model)
+  assert len(set(systems.TITLES.values())) == len(systems.TITLES)
+  assert systems.TITLES["tca_full"] == "ReTreever-Full"
+
+
+@pytest.mark.parametrize(
+  "options, expected",
+  [
+    (dict(model="tca"), 8),
+    (dict(model="tca", num_paths=4), 24),
+    (dict(model="tca", branch_factor=4), 13),
+    (dict(model="ca"), 128),
+    (dict(model="ca", num_paths=4), 128),
+    (dict(model="perceiver"), 8),
+    (dict(model="perceiver", num_paths=4), 8),
+    (dict(model="perceiver", num_latents=32), 32),
+  ],
+)
+def test_largest_read_matches_the_model(options, expected):
+  """Also of a Perceiver IO that was built: its number of latents."""
+  config = config_lib.Config(**options)
+  system = systems.SYSTEMS[config.model]
+  assert system.largest_read(config, 128) == expected
+  read_out = system.build(config, 128)
+  assert getattr(read_out, "num_latents", expected) == expected
+
+
+def test_evaluation_reader_uses_the_beam_width_only_with_a_tree():
+  for name, system in systems.SYSTEMS.items():
+    reader = system.evaluation_reader(config_lib.Config(model=name, num_paths=4))
+    assert reader.options == ({"num_paths": 4} if system.has_tree else {})
+    first = next(iter(system.readers.values()))
+    assert system.evaluation_reader(config_lib.Config(model=name)) == first
+  assert np.all([r.method == "read" for r in map(systems.beam_reader, (1, 2))])

@@ -1,0 +1,46 @@
+"""GP regression: independence of its batches, and the ceiling of its evaluation."""
+
+import numpy as np
+
+from experiments import gp_regression
+from experiments.common import evaluate
+from experiments.common import task as task_lib
+from experiments.common import train
+
+
+def test_batches_of_training_and_evaluation_with_one_seed_are_distinct():
+  def task(seed):
+    return gp_regression.GPTask(
+      gp_regression.GPConfig(batch_size=2, eval_batches=5, seed=seed, eval_seed=3)
+    )
+
+  def train_batch(seed, step):
+    return task(seed).train_batch(task_lib.batch_rng(seed, step), step)
+
+  batches = [train_batch(3, 0), train_batch(3, 1), train_batch(4, 0)]
+  batches += [*task(3).eval_batches()]
+  distinct = {np.asarray(batch.targets).tobytes() for batch in batches}
+  assert len(distinct) == len(batches) == 8
+
+
+def test_train_batch_does_not_depend_on_the_kernel_of_the_evaluation():
+  rbf, matern = (
+    gp_regression.GPTask(gp_regression.GPConfig(batch_size=2, kernel=kernel))
+    for kernel in ("rbf", "matern52")
+  )
+  for step in (0, 7):
+    rng = task_lib.batch_rng(0, step)
+    np.testing.assert_array_equal(
+      rbf.train_batch(rng, step).targets, matern.train_batch(rng, step).targets
+    )
+
+
+def test_evaluate_ceiling_is_above_an_untrained_model():
+  config = gp_regression.GPConfig(
+    num_layers=0, batch_size=2, eval_batches=1, kernel="matern52"
+  )
+  task = gp_regression.GPTask(config)
+  result = evaluate.evaluate(task, train.init_params(task))
+  assert result["ceiling_log_likelihood"] > result["log_likelihood"]
+  assert result["num_examples"] == 2
+  assert task.largest_read / task.max_context == 7 / 46

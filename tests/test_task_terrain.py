@@ -1,0 +1,256 @@
+"""The elevation task: its batches, and the evaluators on the whole map."""
+
+import dataclasses
+import json
+
+import chex
+from etils import epath
+import jax
+import numpy as np
+import pytest
+from scipy import interpolate
+from scipy import stats
+
+from experiments import terrain
+from experiments import terrain_scaling
+from experiments.common import task as task_lib
+from experiments.common import train
+from experiments.common.errors import ConfigError
+import tca_jax
+
+TINY = terrain.TerrainConfig(
+  dataset="airports",
+  num_context=32,
+  num_frequencies=2,
+  num_steps=1,
+  batch_size=2,
+  eval_batches=1,
+  context_sizes="256,64",
+  num_targets=500,
+  map_side=9,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  return terrain.TerrainTask(TINY)
+
+
+@pytest.fixture(scope="module")
+def params(tiny):
+  return train.init_params(tiny)
+
+
+def _locations(coords):
+  """The set of points."""
+  return {location.tobytes() for location in np.asarray(coords).reshape(-1, 2)}
+
+
+def _train_batch(task, step):
+  return task.train_batch(task_lib.batch_rng(task.config.seed, step), step)
+
+
+def test_train_batch_share_of_whole_maps_increases(tiny):
+  def narrow(task, first):
+    """Of 160 windows, True for those that span less than a quarter of the map."""
+    found = []
+    for step in range(first, first + 20):
+      batch = _train_batch(task, step)
+      locations = np.concatenate([batch.coords, batch.query_coords], axis=1)
+      found.append(np.ptp(locations, axis=1).max(1) < whole / 4)
+    return np.concatenate(found)
+
+  whole = np.ptp(tiny.map.train.coords, axis=0).max()
+  config = dataclasses.replace(TINY, batch_size=8, num_steps=2000)
+  plain, growing = (
+    terrain.TerrainTask(dataclasses.replace(config, whole_map=share))
+    for share in (0.0, 0.8)
+  )
+  for first, left in (0, 1.0), (1000, 0.6), (1980, 0.2):
+    before, after = narrow(plain, first), narrow(growing, first)
+    assert before.mean() > 0.5
+    # The other windows do not change.
+    assert not np.any(after & ~before)
+    assert after.sum() / before.sum() == pytest.approx(left, abs=0.12)
+  chex.assert_trees_all_equal(next(growing.eval_batches()), next(plain.eval_batches()))
+
+
+def test_windows_are_moved_in_training_but_not_in_evaluation(tiny):
+  locations = _locations(tiny.map.train.coords)
+  assert not _locations(_train_batch(tiny, 0).coords) & locations
+  assert _locations(next(tiny.eval_batches()).coords) <= locations
+
+
+def test_batches_of_training_and_evaluation_with_one_seed_are_distinct(tiny):
+  def task(**changes):
+    return terrain.TerrainTask(dataclasses.replace(TINY, eval_batches=3, **changes))
+
+  batches = [_train_batch(tiny, 0), _train_batch(tiny, 1)]
+  batches += [_train_batch(task(seed=4), 0), *task(eval_seed=0).eval_batches()]
+  assert len({np.asarray(batch.targets).tobytes() for batch in batches}) == 6
+  held_out = _locations(tiny.map.held_out.coords)
+  for batch in batches[3:]:
+    assert _locations(batch.query_coords) <= held_out
+    assert not _locations(batch.coords) & held_out
+
+
+def test_train_batch_does_not_contain_held_out_points(monkeypatch):
+  task = terrain.TerrainTask(TINY)
+  monkeypatch.setattr(task, "_move", lambda rng, batch: batch)
+  trained_on = _locations(task.map.train.coords)
+  for step in range(3):
+    batch = _train_batch(task, step)
+    assert _locations(batch.coords) | _locations(batch.query_coords) <= trained_on
+
+
+def test_num_context_above_the_number_of_points_raises():
+  too_many = dataclasses.replace(TINY, num_context=22_508)
+  message = "num_context must be at most 22,507, because 128 of .*; got 22,508"
+  with pytest.raises(ConfigError, match=message):
+    terrain.TerrainTask(too_many)
+
+
+def test_paper_recipe_has_no_encoder():
+  config = terrain.TerrainConfig.from_recipe("paper")
+  assert (config.num_layers, config.num_frequencies) == (0, 0)
+  assert config.baseline == "constant" and config.share_policy
+
+
+def _expected_scores(mean, std, targets):
+  """SciPy reference of `terrain_scaling.scores`."""
+  expected = {"log_likelihood": stats.norm.logpdf(targets, mean, std).mean()}
+  for level in (50, 90, 95):
+    low, high = stats.norm.interval(level / 100, mean, std)
+    expected[f"coverage_{level}"] = np.mean((low <= targets) & (targets <= high))
+  return expected
+
+
+def test_scores_match_scipy(rng):
+  mean, targets = rng.normal(size=(2, 500, 1)).astype(np.float32)
+  std = rng.uniform(0.5, 2, mean.shape).astype(np.float32)
+  output = tca_jax.Gaussian(mean=mean, std=std)
+  found = terrain_scaling.scores(output, targets)
+  expected = _expected_scores(mean, std, targets)
+  assert found.keys() == expected.keys()
+  for name, score in expected.items():
+    assert found[name] == pytest.approx(score, abs=2e-3 if "cov" in name else 1e-4)
+
+
+@pytest.fixture(scope="module")
+def scaling(tmp_path_factory, tiny, params):
+  """The content of scaling.json."""
+  path = epath.Path(tmp_path_factory.mktemp("terrain"))
+  restored = task_lib.Restored(task=tiny, params=params, step=0, workdir=path)
+  path /= terrain_scaling.SCALING_FILE
+  content = terrain_scaling.MapScaling().evaluate(restored, path)
+  assert json.loads(path.read_text()) == json.loads(json.dumps(content))
+  return content
+
+
+def test_map_scaling_has_a_row_for_each_size_and_reader(scaling, tiny):
+  assert tiny.largest_read / tiny.max_context == 6 / 32
+  assert scaling["config"] == dataclasses.asdict(TINY) and "commit" in scaling
+  rows = [(row["system"], row["num_context"]) for row in scaling["rows"]]
+  systems = ("tca", "tca_2", "tca_4", "tca_full")
+  assert rows == [(system, size) for size in (64, 256) for system in systems]
+  read = [row["tokens_read"] for row in scaling["rows"]]
+  assert read == [7, 12, 20, 64, 9, 16, 28, 256]
+  for row in scaling["rows"]:
+    assert row["tokens_fraction"] == row["tokens_read"] / row["num_context"]
+    assert row["us_per_query"] > 0 and row["index_seconds"] > 0
+  grid = scaling["grid"]
+  assert (grid["num_context"], grid["num_queries"]) == (256, 81)
+  parts = [v for name, v in grid.items() if name.endswith("_seconds")]
+  assert len(parts) == 5 and grid["seconds"] == pytest.approx(sum(parts))
+
+
+def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
+  """The plain pass builds the tree in the model and reads all queries together."""
+  context = jax.tree.map(lambda x: x[None, :64], tiny.map.train)
+  held_out = jax.tree.map(np.asarray, tiny.map.held_out.take_first(500))
+
+  @jax.jit
+  def predict(params):
+    def apply(*args, **kwargs):
+      return tiny.model.apply(params, *args, **kwargs)
+
+    memory = apply(context.coords, context.values, method="index")
+    locations = held_out.coords[None]
+    outputs = {"tca_full": apply(memory, locations, method="read_leaves").output}
+    for name, num_paths in (("tca", 1), ("tca_2", 2), ("tca_4", 4)):
+      prediction = apply(memory, locations, num_paths=num_paths, method="read")
+      outputs[name] = prediction.output
+    return outputs
+
+  def metres(values):  # values are standardised asinh(metres / 100)
+    return 100 * np.sinh(tiny.map.mean + tiny.map.std * values[..., 0])
+
+  outputs = predict(params)
+  for row in scaling["rows"][:4]:  # context of 64 points
+    output = outputs.pop(row["system"])
+    mean, std = np.asarray(output.mean[0]), np.asarray(output.std[0])
+    expected = _expected_scores(mean, std, held_out.values)
+    truth = metres(held_out.values)
+    # The mean of the sinh of a Gaussian is exp(std^2 / 2) times the sinh of its mean.
+    predicted = metres(mean) * np.exp((tiny.map.std * std[:, 0]) ** 2 / 2)
+    expected["rmse_metres"] = np.mean((predicted - truth) ** 2) ** 0.5
+    assert row["num_queries"] == 500
+    triangles = interpolate.griddata(
+      context.coords[0], metres(context.values[0]), held_out.coords
+    )
+    outside = np.isnan(triangles)
+    distance = np.linalg.norm(held_out.coords[:, None] - context.coords[0], axis=-1)
+    nearest = metres(np.asarray(context.values[0]))[distance.argmin(axis=1)]
+    errors = np.where(outside, nearest, triangles) - truth
+    assert 0 < outside.sum() < 500
+    assert row["interpolation_rmse_metres"] == pytest.approx(
+      np.mean(errors**2) ** 0.5, rel=1e-3
+    )
+    for name, score in expected.items():
+      assert row[name] == pytest.approx(score, rel=1e-3, abs=2e-3)
+  assert not outputs
+
+
+@pytest.mark.parametrize("model", ["ca", "perceiver"])
+def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatch):
+  """Sizes above the number of training points use all points."""
+  task = terrain.TerrainTask(
+    dataclasses.replace(TINY, model=model, context_sizes="128,99999999")
+  )
+  few = task.map.held_out.coords[:50]
+  small_map = dataclasses.replace(
+    task.map,
+    train=task.map.train.take_first(200),
+    held_out=task.map.held_out.take_first(50),
+  )
+  monkeypatch.setattr(task, "map", small_map)
+  params = train.init_params(task)
+  path = epath.Path(tmp_path) / terrain_scaling.SCALING_FILE
+  restored = task_lib.Restored(
+    task=task, params=params, step=0, workdir=epath.Path(tmp_path)
+  )
+  content = terrain_scaling.MapScaling().evaluate(restored, path)
+  assert [row["num_context"] for row in content["rows"]] == [128, 200]
+  reads = [128, 200] if model == "ca" else [6, 6]
+  assert [row["tokens_read"] for row in content["rows"]] == reads
+  assert json.loads(path.read_text())["grid"] is None
+  (reader,) = task.system.readers.values()
+  memory, _ = terrain_scaling.index_first_points(task, params, 200)
+  whole, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
+  monkeypatch.setattr(terrain_scaling, "_MAX_LOGITS", 200 * 7)
+  monkeypatch.setattr(terrain_scaling, "_MAX_QUERIES", 16)
+  parts, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
+  chex.assert_trees_all_close(parts, whole, atol=1e-5)
+
+
+def test_map_figure_shows_predictions_context_and_nodes(tiny, params):
+  fit = terrain_scaling.complete(tiny, params, max_points=300)
+  assert fit.coords.shape == (300, 2) and fit.mean.shape == fit.std.shape == (300,)
+  num_points = len(tiny.map.train.coords) + len(tiny.map.held_out.coords)
+  assert len(fit.context) == len(fit.context_values) == num_points // 100
+  assert _locations(fit.context) <= _locations(tiny.map.train.coords)
+  assert _locations(fit.query) <= _locations(tiny.map.held_out.coords)
+  tokens = np.concatenate([points for _, points in fit.boxes])
+  assert len(tokens) == len(fit.context) and _locations(tokens) == _locations(
+    fit.context
+  )

@@ -1,0 +1,36 @@
+"""Interleaved timing and the number of cores."""
+
+import itertools
+
+from experiments.common import timing
+
+
+def _recorders():
+  calls = []
+  return calls, {name: lambda name=name: calls.append(name) for name in "ab"}
+
+
+def test_interleaved_quick_functions_are_warmed_up_by_many_calls():
+  calls, functions = _recorders()
+  timing.interleaved(functions, repeats=3)
+  turns = [len(list(turn)) for _, turn in itertools.groupby(calls)]
+  assert len(turns) == 6 and min(turns) > 2
+
+
+def test_interleaved_without_warm_up_calls_each_function_twice_a_round(monkeypatch):
+  calls, functions = _recorders()
+  monkeypatch.setattr(timing, "_WARM_UP", 0.0)
+  seconds = timing.interleaved(functions, repeats=3)
+  assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
+  assert "".join(calls) == "aabb" * 3, "each timed call follows one that is not"
+
+
+def test_interleaved_spent_budget_stops_after_two_timed_calls(monkeypatch):
+  calls, functions = _recorders()
+  monkeypatch.setattr(timing, "_WARM_UP", 0.0)
+  timing.interleaved(functions, repeats=9, budget=0.0)
+  assert len(calls) == 8
+
+
+def test_num_cores_is_at_least_one():
+  assert timing.num_cores() >= 1

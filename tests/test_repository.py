@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import tca_jax
+from tests import test_strict_modes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PINNED = ("requirements.txt", "requirements-docs.txt")
@@ -86,4 +87,6 @@ def test_make_test_oldest_runs_all_tests_of_the_library():
     for path in (ROOT / "tests").glob("test_*.py")
     if not others.search(path.read_text())
   }
-  assert run == expected - {"test_package.py", "test_readme.py", "test_repository.py"}
+  expected -= {f"test_{name}.py" for name in ("package", "readme", "repository")}
+  assert run == expected - {"test_strict_modes.py"}
+  assert run == {f"test_{name}.py" for name in test_strict_modes.LIBRARY_TESTS}

@@ -22,13 +22,14 @@ EVALUATED = [name for name in SHIPPED if not name.startswith("activity_excerpt")
 # One of each family is evaluated in the fast suite, all in the slow one.
 FAST = {"copy_t256_tca", "gp_tca", "image_tca", "activity_watch_tca", "terrain_tca"}
 
-# For each family: config, task, a part of the evaluation, and the largest difference of
-# the part's metric from the recorded result. A part of random batches differs from the
-# whole, and most for regression, where few batches vary much.
+# For each family: config, task, options that select a part of the evaluation, and the
+# largest difference of the metric from the recorded result. The whole evaluation differs
+# by rounding only, as the tests use a compiler without optimisations. A part differs more,
+# in particular for functions and elevation, where single batches vary much.
 FAMILIES = {
   "copy": (copy_task.CopyConfig, copy_task.CopyTask, dict(eval_batches=1), 0.01),
   "gp": (gp_regression.GPConfig, gp_regression.GPTask, dict(eval_batches=60), 0.15),
-  "image": (image_completion.ImageConfig, image_completion.ImageTask, {}, 0.002),
+  "image": (image_completion.ImageConfig, image_completion.ImageTask, {}, 0.01),
   "activity": (activity.ActivityConfig, activity.ActivityTask, {}, 0.005),
   "terrain": (
     terrain.TerrainConfig,

@@ -39,12 +39,6 @@ CONFIG = copy_task.CopyConfig(
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-  """Compilation cache shared by the processes of these tests."""
-  return str(tmp_path_factory.mktemp("compilations"))
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A run without interruption, and its evaluation."""
   workdir = epath.Path(tmp_path_factory.mktemp("finished") / "run")
@@ -53,20 +47,16 @@ def finished(tmp_path_factory):
   return workdir, evaluate.evaluate_workdir(task, workdir)[evaluate.EVAL_FILE]
 
 
-def _start(workdir, cache_dir, *flags, devices=1, mode="train"):
+def _start(workdir, *flags, devices=1, mode="train"):
   """Starts the binary in its own process."""
   options = [f"--{name}={value}" for name, value in dataclasses.asdict(CONFIG).items()]
-  environment = os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": cache_dir,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "XLA_FLAGS": os.environ["XLA_FLAGS"]
-    + f" --xla_force_host_platform_device_count={devices}",
-  }
+  xla_flags = os.environ["XLA_FLAGS"]
+  xla_flags += f" --xla_force_host_platform_device_count={devices}"
   command = [sys.executable, "-m", "experiments.copy_task", f"--workdir={workdir}"]
   return subprocess.Popen(
     [*command, f"--mode={mode}", *(options if mode == "train" else []), *flags],
     cwd=ROOT,
-    env=environment,
+    env=os.environ | {"XLA_FLAGS": xla_flags},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -155,9 +145,9 @@ def test_beam_widths_read_more_until_all_is_read(finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, cache_dir, finished):
+def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, finished):
   workdir = epath.Path(tmp_path / "run")
-  process = _start(workdir, cache_dir)
+  process = _start(workdir)
   for _ in range(3000):
     if len(metrics.read_metrics(workdir)) >= 2 or process.poll() is not None:
       break
@@ -225,21 +215,27 @@ def test_train_nonfinite_loss_raises_and_keeps_finite_checkpoints(tmp_path):
   assert all(np.isfinite(record["loss"]) for record in _logged(workdir))
 
 
-def test_train_and_evaluate_on_eight_devices_agree_with_one(
-  tmp_path, cache_dir, finished
-):
+@pytest.mark.parametrize(
+  "mode", ["eval", pytest.param("paths", marks=pytest.mark.slow)]
+)
+def test_evaluate_on_eight_devices_agrees_with_one(mode, tmp_path, finished):
   workdir, result = finished
-  # Trained on one device, evaluated on eight.
   copied = epath.Path(tmp_path / "copied")
   checkpoints.export_params(workdir, copied)
   (workdir / "config.json").copy(copied / "config.json")
-  _finish(_start(copied, cache_dir, mode="paths", devices=8))
-  written = json.loads((copied / "paths.json").read_text())
+  _finish(_start(copied, mode=mode, devices=8))
+  written = json.loads((copied / f"{mode}.json").read_text())
   assert written["device"].startswith("8 x")
-  assert written["rows"][0]["accuracy"] == pytest.approx(result["accuracy"], rel=1e-5)
-  # Trained on eight devices, restored, evaluated and exported on one.
+  found = written["rows"][0] if mode == "paths" else written
+  assert found["accuracy"] == pytest.approx(result["accuracy"], rel=1e-5)
+  if mode == "eval":
+    assert found["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-4)
+
+
+def test_train_on_eight_devices_agrees_with_one(tmp_path, finished):
+  workdir, _ = finished
   trained = epath.Path(tmp_path / "trained")
-  _finish(_start(trained, cache_dir, devices=8))
+  _finish(_start(trained, devices=8))
   assert _state(trained)[0] == STEPS
   # Sums over devices are rounded in another order, and sampled walks then diverge:
   # only the first steps can agree closely.

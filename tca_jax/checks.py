@@ -144,8 +144,8 @@ def clean_context(
   Raises:
     ValueError: see `check_context`.
 
-  >>> x = jnp.array([[1.0], [jnp.nan]])
-  >>> [y.tolist() for y in clean_context(x, jnp.array([True, False]), values=x)]
+  >>> x = np.array([[1.0], [np.nan]], np.float32)
+  >>> [y.tolist() for y in clean_context(x, np.array([True, False]), values=x)]
   [[[1.0], [0.0]], [True, False], [[1.0], [0.0]]]
   """
   check_context(coords, mask, **features)

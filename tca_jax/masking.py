@@ -69,14 +69,15 @@ def masked_mean(
 
   Args:
     x: `[...]`.
-    where: bool, broadcastable to x; None means all entries.
+    where: bool, broadcastable to x; None means all entries. Entries of x where it is
+      False are ignored, also if they are NaN.
     axis: the axes of the mean, as in `jnp.mean`; None means all axes.
     keepdims: whether the reduced axes stay, with size 1.
 
   Returns:
-    The mean; entries where `where` is False may be NaN.
+    The mean, without the reduced axes unless keepdims is True.
 
-  >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).item()
+  >>> masked_mean(jnp.array([1.0, 3.0, 8.0]), jnp.array([True, True, False])).item()
   2.0
   """
   x = jnp.asarray(x)

@@ -149,7 +149,8 @@ def _baseline_value(
   if baseline == "batch":
     valid = jnp.ones(reward.shape, bool) if where is None else where
     own = jnp.where(valid, reward, 0)
-    count = jnp.sum(valid, axis=0, keepdims=True) - valid.astype(jnp.int32)
+    count = jnp.sum(valid, axis=0, keepdims=True, dtype=jnp.int32)
+    count -= valid.astype(jnp.int32)
     others = jnp.sum(own, axis=0, keepdims=True) - own
     return others / jnp.maximum(count, 1).astype(others.dtype)
   raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}")
@@ -193,8 +194,8 @@ def sharpen(leaf_weights: jax.Array, temperature: float) -> jax.Array:
   Raises:
     ValueError: if the temperature is not above 0.
 
-  >>> sharpen(jnp.array([0.25, 0.25, 0.5]), 0.5).round(3).tolist()
-  [0.167, 0.167, 0.667]
+  >>> sharpen(jnp.array([3.0, 2.0, 1.0, 1.0, 1.0]) / 8, 0.5).tolist()
+  [0.5625, 0.25, 0.0625, 0.0625, 0.0625]
   """
   if temperature <= 0:
     raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -233,8 +234,8 @@ def routing_loss(
   """Computes the cross-entropy of the policy to the leaf attention at visited nodes.
 
   The policy defines a distribution over leaves: the product of its choices on the path
-  to each leaf. The cross-entropy of this distribution to the leaf attention is a sum
-  over all inner nodes n of -sum_c mass(c) log pi(c | n), where c are the children of n
+  to each leaf. Its cross-entropy relative to the leaf attention is a sum over all inner
+  nodes n of -sum_c mass(c) log pi(c | n), where c are the children of n
   and mass is the leaf attention under a node. The loss has the terms of the visited
   nodes. A node with little mass contributes little: after a wrong turn, where the
   attention is mostly noise, the policy has almost no target.

@@ -73,7 +73,7 @@ class TreeReading:
   @property
   def num_read(self) -> jax.Array:
     """`[]` int32, the number of nodes read, without masked slots."""
-    return jnp.sum(self.mask, axis=-1)
+    return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
 
 
 @chex.dataclass(frozen=True)
@@ -224,12 +224,6 @@ def read(
 
   Raises:
     ValueError: if a query does not fit the memory, or num_paths is below 1.
-
-  >>> from tca_jax.tree import build_tree
-  >>> levels = [jnp.ones((2**l, 1, 3)) for l in range(3)]
-  >>> memory = pack(build_tree(jnp.arange(4.0)[:, None]), levels, levels)
-  >>> [read(jnp.ones((1, 3)), memory, num_paths=k).num_read.item() for k in (1, 2)]
-  [3, 4]
   """
   check_num_paths(num_paths)
   if num_paths > 1:

@@ -86,7 +86,7 @@ class Tree:
   @property
   def num_valid(self) -> jax.Array:
     """`[]` int32, the number of valid tokens."""
-    return jnp.sum(self.root_count, axis=-1)
+    return jnp.sum(self.root_count, axis=-1, dtype=jnp.int32)
 
   def node_count(self, level: int) -> jax.Array:
     """Counts the valid tokens under each node of a level.
@@ -321,11 +321,13 @@ def _refine(
   depth = tree_depth(leaf_mask.shape[0], b)
   if num_axes == 1 or depth == 0:
     return ranking
-  position = jnp.arange(num_tokens)
-  valid = position < jnp.sum(leaf_mask)
-  slot = jnp.argsort(~leaf_mask, stable=True)[:num_tokens]
-  before = jnp.pad(jnp.cumsum(leaf_mask), (1, 0))  # valid leaves before a slot
-  axes = jnp.arange(num_axes)[:, None]
+  position = jnp.arange(num_tokens, dtype=jnp.int32)
+  parts = jnp.arange(b, dtype=jnp.int32)
+  valid = position < jnp.sum(leaf_mask, dtype=jnp.int32)
+  slot = jnp.argsort(~leaf_mask, stable=True)[:num_tokens].astype(jnp.int32)
+  # The number of valid leaves before each slot.
+  before = jnp.pad(jnp.cumsum(leaf_mask, dtype=jnp.int32), (1, 0))
+  axes = jnp.arange(num_axes, dtype=jnp.int32)[:, None]
   part_dtype = jnp.int8 if b < 128 else jnp.int32  # int8 stays in cache
 
   def split(ranking, part_width):
@@ -344,19 +346,20 @@ def _refine(
     def partition(order):
       part = part_of_token[order].astype(jnp.int32)
       # For each part but the last: how many earlier tokens of the node it takes.
-      joins = (part[:, None] == jnp.arange(b - 1)[None]).astype(jnp.int32)
+      joins = (part[:, None] == parts[None, :-1]).astype(jnp.int32)
       total = jnp.pad(jax.lax.associative_scan(jnp.add, joins), ((1, 0), (0, 0)))
       earlier = total[:-1] - total[start]
-      last = position - start - jnp.sum(earlier, axis=1)
+      last = position - start - jnp.sum(earlier, axis=1, dtype=jnp.int32)
       earlier = jnp.concatenate([earlier, last[:, None]], axis=1)
-      rank = jnp.sum(jnp.where(part[:, None] == jnp.arange(b)[None], earlier, 0), axis=1)
+      own = jnp.where(part[:, None] == parts[None], earlier, 0)
+      rank = jnp.sum(own, axis=1, dtype=jnp.int32)
       target = before[(node * b + part) * part_width] + rank
       target = jnp.where(valid, target, position)
       return jnp.zeros_like(order).at[target].set(order, unique_indices=True)
 
     return jax.vmap(partition)(ranking), None
 
-  part_widths = jnp.asarray([b**level for level in range(depth)][::-1])
+  part_widths = b ** np.arange(depth, dtype=np.int32)[::-1]
   return jax.lax.scan(split, ranking, part_widths)[0]
 
 
@@ -386,7 +389,8 @@ def aggregate(
     ValueError: if tokens is not `[N, D]`, N does not fit the tree, or tokens is not
       floating point.
 
-  >>> mean = lambda x, m: x.sum(-2) / jnp.maximum(m.sum(-1), 1)[..., None]
+  >>> from tca_jax.masking import masked_mean
+  >>> mean = lambda x, m: masked_mean(x, m[..., None], axis=-2)
   >>> tree = build_tree(jnp.array([[0.0], [1.0], [2.0]]))
   >>> [level[:, 0].tolist() for level in aggregate(mean, tree, jnp.eye(3)[:, :1])]
   [[0.25], [0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]

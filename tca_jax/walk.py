@@ -141,7 +141,7 @@ def logits_read(logits: jax.Array, walk: Walk) -> jax.Array:
   logits = jnp.where(walk.valid[:, None], logits, MASKED)
   siblings = jnp.swapaxes(drop_chosen(logits, walk.path[:, None, None]), 1, 2)
   siblings = siblings.reshape(-1, logits.shape[1])
-  taken = jnp.arange(logits.shape[2]) == walk.path[-1]
+  taken = jnp.arange(logits.shape[2], dtype=jnp.int32) == walk.path[-1]
   leaf = jnp.sum(jnp.where(taken[None], logits[-1], 0), axis=1)
   return jnp.concatenate([siblings, leaf[None]])
 
@@ -189,5 +189,6 @@ def drop_chosen(x: jax.Array, choice: jax.Array) -> jax.Array:
   >>> drop_chosen(jnp.array([5, 6, 7]), jnp.array(1)).tolist()
   [5, 7]
   """
-  kept = jnp.expand_dims(jnp.arange(x.shape[-1] - 1), range(x.ndim - 1)) < choice
+  entry = jnp.arange(x.shape[-1] - 1, dtype=jnp.int32)
+  kept = jnp.expand_dims(entry, range(x.ndim - 1)) < choice
   return jnp.where(kept, x[..., :-1], x[..., 1:])

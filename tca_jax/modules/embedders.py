@@ -135,5 +135,6 @@ def sinusoids(positions: jax.Array, width: int) -> jax.Array:
   """
   frequencies = 1e4 ** -(jnp.arange(width // 2) / (width // 2))
   frequencies = jnp.expand_dims(frequencies, range(positions.ndim))
+  frequencies = frequencies.astype(jnp.float32)
   angles = positions[..., None] * frequencies
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

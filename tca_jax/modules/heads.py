@@ -53,7 +53,8 @@ class Gaussian:
     >>> normal.interval_coverage(jnp.array([0.6, 0.7]), 0.5).item()
     0.5
     """
-    half_width = self.std * jax.scipy.stats.norm.ppf((1 + level) / 2)
+    quantile = jax.scipy.stats.norm.ppf((1 + level) / 2)
+    half_width = self.std * quantile.astype(self.std.dtype)
     return jnp.mean(jnp.abs(targets - self.mean) <= half_width, axis=-1)
 
 

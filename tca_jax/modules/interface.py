@@ -225,7 +225,7 @@ class ReadOut(nn.Module):
   ) -> Reading:
     """Full attention over a flat memory."""
     out = attend_all(self._queries(queries, memory.mask.shape[0]), memory)
-    num_read = jnp.sum(memory.mask, axis=-1, keepdims=True)
+    num_read = jnp.sum(memory.mask, axis=-1, keepdims=True, dtype=jnp.int32)
     return Reading(
       output=self._finish(queries, out.output, train),
       num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
@@ -257,7 +257,15 @@ class ReadOut(nn.Module):
 def attend_all(
   queries: jax.Array, memory: FlatMemory
 ) -> attention.CrossAttentionOutput:
-  """Attention of `[B, M, H, Dh]` queries over the B memories of their contexts."""
+  """Computes full attention of each query over the memory of its context.
+
+  Args:
+    queries: `[B, M, H, Dh]`.
+    memory: a batch of B memories.
+
+  Returns:
+    A `CrossAttentionOutput` with leading axis B.
+  """
   return jax.vmap(attention.cross_attention)(
     queries, memory.keys, memory.values, memory.mask
   )

@@ -53,8 +53,8 @@ class CrossAttention(_FlatReadOut):
     tokens: jax.Array,
     coords: jax.Array,
     mask: jax.Array,
-    train: bool = False,
-    tree: tree_lib.Tree | None = None,
+    train: bool,
+    tree: tree_lib.Tree | None,
   ) -> FlatMemory:
     del coords, train
     self._check_no_tree(tree)
@@ -105,7 +105,7 @@ class PerceiverIO(_FlatReadOut):
     self._check_tokens(tokens)
     shape = (tokens.shape[0], *self.latents.shape)
     latents = jnp.broadcast_to(self.latents, shape).astype(self.dtype)
-    context = self.distil.store(tokens, coords, mask)
+    context = self.distil.store(tokens, coords, mask, train, tree=None)
     latents = self.distil.retrieve(context, latents, train, num_paths=1).output
     any_valid = jnp.any(mask, axis=-1, keepdims=True)
     latent_mask = jnp.broadcast_to(any_valid, latents.shape[:2])

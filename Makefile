@@ -70,4 +70,4 @@ $(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs build dist docs/_build *.egg-info
+	rm -rf $(VENV) $(OLDEST) .compilations runs build dist docs/_build *.egg-info

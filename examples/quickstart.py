@@ -38,15 +38,21 @@ def loss_fn(params, rng):
   )[0]
 
 
+optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3))
+
+
+@jax.jit
+def train_step(params, state, rng):
+  updates, state = optimizer.update(jax.grad(loss_fn)(params, rng), state)
+  return optax.apply_updates(params, updates), state
+
+
 def main(num_steps=200):
   x, y, queries, targets = sample(jax.random.key(0), num_context=1000)
   params = jax.jit(model.init)(jax.random.key(1), x[:, :64], y[:, :64], queries)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3))
-  state, grad_fn = optimizer.init(params), jax.jit(jax.grad(loss_fn))
+  state = optimizer.init(params)
   for step in range(num_steps):
-    gradient = grad_fn(params, jax.random.key(100 + step))
-    updates, state = optimizer.update(gradient, state)
-    params = optax.apply_updates(params, updates)
+    params, state = train_step(params, state, jax.random.key(100 + step))
 
   memory = jax.jit(functools.partial(model.apply, method="index"))(params, x, y)  # once
   read = jax.jit(functools.partial(model.apply, method="read"))  # as often as needed

@@ -1,7 +1,7 @@
 """Checks of inputs: shapes, dtypes, masks and values.
 
 The checks run once, at the public entry points. Every error is a `ValueError` that
-names the argument, what it must be and what it is. Shapes and dtypes are always
+names the argument, the requirement and the actual value. Shapes and dtypes are always
 checked. Values are checked only where they are known, that is outside `jax.jit`,
 `jax.vmap` and `jax.grad`.
 """

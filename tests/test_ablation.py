@@ -15,7 +15,7 @@ SMALL = dict(sequence_length=8, num_steps=4, batch_size=4, log_every=2, eval_bat
 
 
 def _rows(*names):
-  options = {"default": {}, "b": dict(seed=1), "c": dict(model="perceiver")}
+  options = {"default": {}, "b": dict(eval_batches=2), "c": dict(model="perceiver")}
   return {
     name: ablation.copy_config(**SMALL | dict(model="ca") | options[name])
     for name in names

@@ -47,9 +47,7 @@ def test_restore_returns_the_newest_of_the_three_kept(tmp_path):
   chex.assert_trees_all_equal(params, _plus(4)["params"])
 
 
-def test_restore_truncated_checkpoint_falls_back_with_a_warning(
-  tmp_path, caplog
-):
+def test_restore_truncated_checkpoint_falls_back_with_a_warning(tmp_path, caplog):
   _save(tmp_path, [1, 2])
   _break(tmp_path, 2)
   with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:

@@ -77,7 +77,7 @@ def test_serving_exported_program_agrees_with_server(capsys):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_is_short_and_has_a_test(name):
   lines = (ROOT / "examples" / f"{name}.py").read_text("utf-8").splitlines()
-  assert len(lines) <= 60
+  assert len(lines) <= 70
   assert f'_run("{name}"' in pathlib.Path(__file__).read_text("utf-8")
 
 

@@ -79,4 +79,4 @@ def test_masked_mean_without_entries_is_zero():
 
 def test_masked_mean_of_booleans_is_a_fraction():
   mean = masking.masked_mean(jnp.array([True, True, False, False]))
-  assert mean == 0.5 and mean.dtype == jnp.float32
+  assert mean == 0.5 and jnp.issubdtype(mean.dtype, jnp.floating)

@@ -30,14 +30,14 @@ def test_pack_stores_every_node_in_its_slot(n, b, rng):
   assert memory.values.shape == (slots, HEADS, WIDTH)
   first_inner_node = 0
   for level in range(1, tree.depth + 1):
-    place = memory_lib.level_slots(tree, level)
-    np.testing.assert_array_equal(memory.values[place], values[level])
+    level_slots = memory_lib.level_slots(tree, level)
+    np.testing.assert_array_equal(memory.values[level_slots], values[level])
     for i in range(b**level):
       row = memory.keys[first_inner_node + i // b]
       np.testing.assert_array_equal(row[:, i % b], keys[level][i])
     first_inner_node += b ** (level - 1)
   if tree.depth:
-    assert place.stop == slots, "the leaves are the last slots"
+    assert level_slots.stop == slots, "the leaves are the last slots"
 
 
 @pytest.mark.parametrize("b", cases.BRANCH_FACTORS)

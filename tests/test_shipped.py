@@ -34,7 +34,7 @@ FAMILIES = {
   "terrain": (
     terrain.TerrainConfig,
     terrain.TerrainTask,
-    dict(eval_batches=60),
+    dict(eval_batches=30),
     0.1,
   ),
 }

@@ -58,12 +58,6 @@ def test_batch_size_above_the_number_of_segments_raises(folder):
     _task(folder, dataset="uci", batch_size=67)
 
 
-def test_paper_recipe_uses_the_published_data_and_split():
-  config = activity.ActivityConfig.from_recipe("paper")
-  assert (config.dataset, config.split, config.num_frequencies) == ("uci", "random", 0)
-  assert config.routing_weight == 0 and config.baseline == "constant"
-
-
 @pytest.mark.parametrize("model, share", [("tca", 7 / 50), ("ca", 1)])
 def test_largest_read_is_a_share_of_the_segment(model, share, folder):
   task = _task(folder, model=model)

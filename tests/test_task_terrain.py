@@ -110,12 +110,6 @@ def test_num_context_above_the_number_of_points_raises():
     terrain.TerrainTask(too_many)
 
 
-def test_paper_recipe_has_no_encoder():
-  config = terrain.TerrainConfig.from_recipe("paper")
-  assert (config.num_layers, config.num_frequencies) == (0, 0)
-  assert config.baseline == "constant" and config.share_policy
-
-
 def _expected_scores(mean, std, targets):
   """SciPy reference of `terrain_scaling.scores`."""
   expected = {"log_likelihood": stats.norm.logpdf(targets, mean, std).mean()}
@@ -211,7 +205,9 @@ def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
   assert not outputs
 
 
-@pytest.mark.parametrize("model", ["ca", "perceiver"])
+@pytest.mark.parametrize(
+  "model", ["ca", pytest.param("perceiver", marks=pytest.mark.slow)]
+)
 def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatch):
   """Sizes above the number of training points use all points."""
   task = terrain.TerrainTask(

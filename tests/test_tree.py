@@ -116,7 +116,7 @@ def test_build_tree_random_projection_sorts_by_a_direction(rng):
     _build(coords, order="random_projection", rng=jax.random.key(seed))
     for seed in (0, 1)
   )
-  direction = jax.random.normal(jax.random.key(0), (2,))
+  direction = jax.random.normal(jax.random.key(0), (2,), jnp.float32)
   expected = np.argsort(np.asarray(coords @ direction), kind="stable")
   np.testing.assert_array_equal(first.leaf_index[np.asarray(first.leaf_mask)], expected)
   assert _leaves(first) != _leaves(other)
@@ -139,9 +139,8 @@ def test_build_tree_masked_context_equals_truncated_context(order, rng):
   # Truncation keeps the order of the valid tokens, wherever the padding is.
   valid = np.zeros(n + padding, bool)
   valid[np.sort(rng.permutation(n + padding)[:n])] = True
-  key = jax.random.key(0)
-  masked = _build(coords, valid, order=order, rng=key)
-  truncated = _build(coords[valid], order=order, rng=key)
+  masked = _build(coords, valid, order=order, rng=jax.random.key(0))
+  truncated = _build(coords[valid], order=order, rng=jax.random.key(0))
   position = np.flatnonzero(valid)
   masked_leaves = [i for i in _leaves(masked) if i >= 0]
   truncated_leaves = [position[i] for i in _leaves(truncated) if i >= 0]

@@ -110,8 +110,8 @@ def fourier_features(coords: jax.Array, num_frequencies: int) -> jax.Array:
   Returns:
     `[..., C * (1 + 2 * K)]`.
 
-  >>> fourier_features(jnp.array([0.5]), 1).round(3).tolist()
-  [0.5, 1.0, -0.0]
+  >>> fourier_features(jnp.array([0.0]), 1).tolist()
+  [0.0, 0.0, 1.0]
   """
   angles = [jnp.pi * 2**k * coords for k in range(num_frequencies)]
   waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]

@@ -79,9 +79,9 @@ class PerceiverIO(_FlatReadOut):
     super().setup()
     if self.num_latents < 1:
       raise ValueError(f"num_latents must be at least 1, got {self.num_latents}")
-    self.latents = self.param(
-      "latents", nn.initializers.normal(1.0), (self.num_latents, self.width)
-    )
+    shape = (self.num_latents, self.width)
+    init = nn.initializers.normal(1.0)
+    self.latents = self.param("latents", init, shape, jnp.float32)
     self.distil = CrossAttention(
       self.width, self.num_heads, self.hidden, self.dropout, self.dtype
     )

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from benchmarks.ratios import Row
 from experiments.common import timing
+from experiments.report_pages.ratios import Row
 import tca_jax
 from tca_jax import attention
 

@@ -20,9 +20,9 @@ from scipy import spatial
 
 from benchmarks import baselines
 from benchmarks import common
-from benchmarks.ratios import Row
 from experiments.common import tables
 from experiments.common import timing
+from experiments.report_pages.ratios import Row
 import tca_jax
 from tca_jax import tree as tree_lib
 

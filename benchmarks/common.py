@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ratios import Row
 from experiments.common import provenance
 from experiments.common import workdir
+from experiments.report_pages.ratios import Row
 import tca_jax
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval

@@ -23,11 +23,11 @@ import numpy as np
 
 from benchmarks import baselines
 from benchmarks import common
-from benchmarks import ratios
-from benchmarks.ratios import Row
 from experiments.common import tables
 from experiments.common import timing
 from experiments.figures import read_times
+from experiments.report_pages import ratios
+from experiments.report_pages.ratios import Row
 import tca_jax
 from tca_jax import attention
 from tca_jax import memory as memory_lib

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from benchmarks.ratios import Row
 from experiments.common import tables
 from experiments.common import timing
+from experiments.report_pages.ratios import Row
 import tca_jax
 
 _KEYS = ("num_tokens", *(field.name for field in dataclasses.fields(common.Shape)))

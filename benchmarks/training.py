@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from benchmarks.ratios import Row
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -30,6 +29,7 @@ from experiments.common import train
 from experiments.common.batch import Batch
 from experiments.common.systems import SYSTEMS
 from experiments.data import gp
+from experiments.report_pages.ratios import Row
 from tca_jax import attention
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval

@@ -11,7 +11,6 @@ from absl import app
 from absl import flags
 from etils import epath
 
-from benchmarks import ratios
 from experiments.common import workdir
 from experiments.common.systems import TITLES
 from experiments.figures import curves
@@ -19,6 +18,7 @@ from experiments.figures import read_times
 from experiments.figures import scaling
 from experiments.report_pages import benchmarks_page
 from experiments.report_pages import large_contexts
+from experiments.report_pages import ratios
 from experiments.report_pages import results_page
 from experiments.report_pages import runs
 from experiments.report_pages import studies

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import build
 from benchmarks import common
-from benchmarks import ratios
 from benchmarks import retrieval
 from benchmarks import sweep
 from benchmarks import training
+from experiments.report_pages import ratios
 
 ROOT = pathlib.Path(__file__).parent.parent
 

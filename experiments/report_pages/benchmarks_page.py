@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from benchmarks import ratios
 from experiments.common import tables
+from experiments.report_pages import ratios
 from experiments.report_pages import runs
 from experiments.report_pages import speed
 from experiments.report_pages import text

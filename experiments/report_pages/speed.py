@@ -2,9 +2,9 @@
 
 import typing
 
-from benchmarks import ratios
 from experiments.common import tables
 from experiments.common.systems import TITLES
+from experiments.report_pages import ratios
 from experiments.report_pages import text
 
 Rows = list[ratios.Row]

@@ -1,4 +1,4 @@
-"""GP regression: independence of its batches, and the ceiling of its evaluation."""
+"""GP regression: training data and the ceiling of the evaluation."""
 
 import numpy as np
 
@@ -6,21 +6,6 @@ from experiments import gp_regression
 from experiments.common import evaluate
 from experiments.common import task as task_lib
 from experiments.common import train
-
-
-def test_batches_of_training_and_evaluation_with_one_seed_are_distinct():
-  def task(seed):
-    return gp_regression.GPTask(
-      gp_regression.GPConfig(batch_size=2, eval_batches=5, seed=seed, eval_seed=3)
-    )
-
-  def train_batch(seed, step):
-    return task(seed).train_batch(task_lib.batch_rng(seed, step), step)
-
-  batches = [train_batch(3, 0), train_batch(3, 1), train_batch(4, 0)]
-  batches += [*task(3).eval_batches()]
-  distinct = {np.asarray(batch.targets).tobytes() for batch in batches}
-  assert len(distinct) == len(batches) == 8
 
 
 def test_train_batch_does_not_depend_on_the_kernel_of_the_evaluation():

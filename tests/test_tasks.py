@@ -75,7 +75,8 @@ def test_train_batch_is_a_function_of_seed_and_step(name, configs):
     chex.assert_trees_all_equal(_train_batch(a, step), _train_batch(b, step))
   chex.assert_trees_all_equal(a.first_batch(), _train_batch(a, 0))
   drawn = [_train_batch(a, 0), _train_batch(a, 1), _train_batch(task(seed=4), 0)]
-  assert len({np.asarray(batch.values).tobytes() for batch in drawn}) == 3
+  drawn += task(seed=3, eval_seed=3).eval_batches()  # another stream of the same seed
+  assert len({np.asarray(batch.values).tobytes() for batch in drawn}) == 5
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -8,6 +8,7 @@ from tca_jax import modules
 from tca_jax import objectives
 from tca_jax import retrieval
 from tca_jax import serving
+from tca_jax import statistics
 from tca_jax import tree
 from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
@@ -34,6 +35,8 @@ from tca_jax.modules import TreeCrossAttention
 from tca_jax.retrieval import tree_attention
 from tca_jax.retrieval import TreeAttentionOutput
 from tca_jax.retrieval import TreeReading
+from tca_jax.statistics import node_statistics
+from tca_jax.statistics import NodeStatistics
 from tca_jax.tree import aggregate
 from tca_jax.tree import build_tree
 from tca_jax.tree import num_read_slots
@@ -53,6 +56,7 @@ __all__ = [
   "FlatMemory",
   "Gaussian",
   "GaussianHead",
+  "NodeStatistics",
   "PerceiverIO",
   "PointEmbedder",
   "Prediction",
@@ -76,10 +80,12 @@ __all__ = [
   "masking",
   "memory",
   "modules",
+  "node_statistics",
   "num_read_slots",
   "objectives",
   "retrieval",
   "serving",
+  "statistics",
   "subtree_mass",
   "tree",
   "tree_attention",

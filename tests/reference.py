@@ -205,3 +205,21 @@ def routing(leaf_weights, path, log_policy, counted, b):
       )
     start = starts[choice]
   return loss, np.array(targets).reshape(len(path), b)
+
+
+def node_statistics(root, coords, values):
+  """Returns {(level, index): (count, centroid, low, high, mean, variance)} in float64.
+
+  Locations are absolute. A node without tokens has the count 0 and otherwise None.
+  """
+  coords, values = np.asarray(coords, np.float64), np.asarray(values, np.float64)
+  statistics = {}
+  for level in nodes_by_level(root):
+    for node in level:
+      x, y = coords[node.tokens], values[node.tokens]
+      statistics[node.level, node.index] = (
+        (len(x), x.mean(0), x.min(0), x.max(0), y.mean(0), y.var(0))
+        if node.tokens
+        else (0, None, None, None, None, None)
+      )
+  return statistics

@@ -21,6 +21,7 @@ LIBRARY_TESTS = (
   "retreever",
   "retrieval",
   "serving",
+  "statistics",
   "tree",
 )
 MODES = {

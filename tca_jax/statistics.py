@@ -1,0 +1,137 @@
+"""Statistics of the tokens below each node of a tree; nothing is learned.
+
+A node's count, mean location, bounding box, and the mean and variance of given values
+follow from those of its children. One pass from the leaves to the root computes them for
+all nodes, in time linear in the number of tokens.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from tca_jax.checks import check_floating
+from tca_jax.tree import Tree
+from tca_jax.tree import tree_depth
+
+__all__ = ["LevelStatistics", "NodeStatistics", "node_statistics"]
+
+
+@chex.dataclass(frozen=True)
+class LevelStatistics:
+  """Statistics of the nodes of one level; those of a node without valid token are 0.
+
+  Locations are relative to `NodeStatistics.origin`, values to `value_origin`.
+
+  Attributes:
+    count: `[b**l]` int32, the number of valid tokens below each node.
+    centroid: `[b**l, C]` float32, the mean of their locations.
+    low: `[b**l, C]` float32, the smallest coordinates of their bounding box.
+    high: `[b**l, C]` float32, the largest coordinates of their bounding box.
+    mean: `[b**l, E]` float32, the mean of their values.
+    variance: `[b**l, E]` float32, the population variance of their values.
+  """
+
+  count: jax.Array
+  centroid: jax.Array
+  low: jax.Array
+  high: jax.Array
+  mean: jax.Array
+  variance: jax.Array
+
+
+@chex.dataclass(frozen=True)
+class NodeStatistics:
+  """Statistics of all nodes of a tree.
+
+  Attributes:
+    origin: `[C]` float32, the centre of the bounding box of the valid tokens.
+    value_origin: `[E]` float32, the centre of the range of their values.
+    levels: depth + 1 `LevelStatistics`, from the root to the leaves in leaf order.
+  """
+
+  origin: jax.Array
+  value_origin: jax.Array
+  levels: tuple[LevelStatistics, ...]
+
+
+def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeStatistics:
+  """Computes the statistics of the tokens below every node.
+
+  Coordinates and values are first taken relative to the centre of their range, so that
+  a large offset (such as 5e6 metres in a map projection) costs no precision beyond that
+  of the input.
+
+  Args:
+    tree: a `Tree` over the N tokens of one context.
+    coords: `[N, C]` floating point, the locations of the tokens.
+    values: `[N, E]` floating point, the values to average.
+
+  Returns:
+    A `NodeStatistics`.
+
+  Raises:
+    ValueError: if an array is not `[N, width]` with N that fits the tree, or not
+      floating point.
+
+  >>> from tca_jax.tree import build_tree
+  >>> x = jnp.array([[0.0], [1.0], [4.0]])
+  >>> root = node_statistics(build_tree(x), x, 2 * x).levels[0]
+  >>> root.count.item(), root.low.tolist(), root.high.tolist()
+  (3, [[-2.0]], [[2.0]])
+  """
+  coords, values = jnp.asarray(coords), jnp.asarray(values)
+  check_floating(coords=coords, values=values)
+  b, depth = tree.branch_factor, tree.depth
+  for name, x in {"coords": coords, "values": values}.items():
+    if x.ndim != 2 or tree_depth(len(x), b) != depth or x.shape[0] != coords.shape[0]:
+      raise ValueError(
+        f"{name} must be [N, width] with one N of depth {depth} at branch factor {b},"
+        f" got shape {x.shape}"
+      )
+  origin, location = _relative_leaves(tree, coords)
+  value_origin, value = _relative_leaves(tree, values)
+  leaves = LevelStatistics(
+    count=jnp.asarray(tree.leaf_mask, jnp.int32),
+    centroid=location,
+    low=location,
+    high=location,
+    mean=value,
+    variance=jnp.zeros_like(value),
+  )
+  levels = [leaves]
+  for _ in range(depth):
+    levels.append(_merge_siblings(levels[-1], b))
+  return NodeStatistics(
+    origin=origin, value_origin=value_origin, levels=tuple(reversed(levels))
+  )
+
+
+def _relative_leaves(tree: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The centre of the range of valid tokens, `[width]`, and `[L, width]` less it."""
+  valid = tree.leaf_mask[:, None]
+  leaves = x.astype(jnp.float32)[jnp.asarray(tree.leaf_index)]
+  low = jnp.min(jnp.where(valid, leaves, jnp.inf), axis=0)
+  high = jnp.max(jnp.where(valid, leaves, -jnp.inf), axis=0)
+  origin = jnp.where(jnp.any(valid), low + (high - low) / 2, 0)
+  return origin, jnp.where(valid, leaves - origin[None], 0)
+
+
+def _merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
+  """The statistics of a level, from those of the level below."""
+  children = jax.tree.map(lambda x: x.reshape(-1, b, *x.shape[1:]), children)
+  count = children.count[..., None]  # [nodes, b, 1]
+  total = jnp.sum(count, axis=1, dtype=jnp.int32)
+  share = count.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)[:, None]
+  mean = jnp.sum(share * children.mean, axis=1)
+  squares = children.variance + (children.mean - mean[:, None]) ** 2
+  valid, any_valid = count > 0, total > 0
+  low = jnp.min(jnp.where(valid, children.low, jnp.inf), axis=1)
+  high = jnp.max(jnp.where(valid, children.high, -jnp.inf), axis=1)
+  return LevelStatistics(
+    count=total[:, 0],
+    centroid=jnp.sum(share * children.centroid, axis=1),
+    low=jnp.where(any_valid, low, 0),
+    high=jnp.where(any_valid, high, 0),
+    mean=mean,
+    variance=jnp.sum(share * squares, axis=1),
+  )

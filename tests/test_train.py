@@ -144,7 +144,9 @@ def test_beam_widths_read_more_until_all_is_read(finished, tmp_path, capsys):
   assert written["command"] and "beam widths" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+  "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, finished):
   workdir = epath.Path(tmp_path / "run")
   process = _start(workdir)
@@ -260,6 +262,7 @@ def test_shardings_divide_the_batch_among_devices(monkeypatch):
   assert split.mesh.devices.size == 4
 
 
+@pytest.mark.slow  # test_ablation trains them in the fast suite, without these options
 @pytest.mark.parametrize("model", ["ca", "perceiver"])
 def test_train_other_models_train_and_evaluate(model, tmp_path):
   config = dataclasses.replace(

@@ -4,6 +4,7 @@ import functools
 
 import chex
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from tests.models import BATCH
 from tests.models import NUM_AXES
 from tests.models import NUM_QUERIES
 from tests.models import NUM_TOKENS
+
+# `jax.enable_x64` is new in JAX 0.8; before, it was `jax.experimental.enable_x64`.
+_enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
 
 
 @pytest.mark.parametrize("name", models.READ_OUTS)
@@ -168,7 +172,7 @@ def test_retreever_64_bits_change_neither_dtypes_nor_walks(rng):
 
   found = {}
   for x64 in (False, True):
-    with jax.enable_x64(x64):
+    with _enable_x64(x64):
       found[x64] = jax.jit(run)(params)
   for out, expected in zip(found[True], found[False], strict=True):
     assert out.output.mean.dtype == jnp.float32

@@ -17,7 +17,7 @@ from tests.models import NUM_QUERIES
 from tests.models import NUM_TOKENS
 
 # `jax.enable_x64` is new in JAX 0.8; before, it was `jax.experimental.enable_x64`.
-_enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+_enable_x64 = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
 
 @pytest.mark.parametrize("name", models.READ_OUTS)

@@ -105,10 +105,7 @@ class SegmentFigure(task_lib.Evaluator["ActivityTask"]):
   """Two segments labelled by TCA, and the nodes read; draws activity.png."""
 
   file = "activity.png"
-
-  def applies(self, task: "ActivityTask") -> bool:
-    """Whether the model has a tree."""
-    return task.system.has_tree
+  needs_tree = True
 
   def evaluate(
     self, restored: task_lib.Restored["ActivityTask"], path: epath.Path

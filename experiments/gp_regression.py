@@ -74,10 +74,7 @@ class FunctionFigure(task_lib.Evaluator["GPTask"]):
   """Two functions predicted by TCA, and the nodes read; draws functions.png."""
 
   file = "functions.png"
-
-  def applies(self, task: "GPTask") -> bool:
-    """Whether the model has a tree."""
-    return task.system.has_tree
+  needs_tree = True
 
   def evaluate(self, restored: task_lib.Restored["GPTask"], path: epath.Path) -> None:
     """Draws the figure."""

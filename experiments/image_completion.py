@@ -128,10 +128,7 @@ class CompletionFigure(task_lib.Evaluator["ImageTask"]):
   """Four images completed by TCA, and the nodes read; draws completion.png."""
 
   file = "completion.png"
-
-  def applies(self, task: "ImageTask") -> bool:
-    """Whether the model has a tree."""
-    return task.system.has_tree
+  needs_tree = True
 
   def evaluate(
     self, restored: task_lib.Restored["ImageTask"], path: epath.Path

@@ -96,10 +96,7 @@ class MapFigure(task_lib.Evaluator["TerrainTask"]):
   """The map predicted by TCA from 1 % of its points; draws terrain.png."""
 
   file = "terrain.png"
-
-  def applies(self, task: "TerrainTask") -> bool:
-    """Whether the model has a tree."""
-    return task.system.has_tree
+  needs_tree = True
 
   def evaluate(
     self, restored: task_lib.Restored["TerrainTask"], path: epath.Path

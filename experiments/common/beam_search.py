@@ -21,11 +21,8 @@ class BeamWidths(task_lib.Evaluator[task_lib.Task]):
   """Evaluates TCA with several beam widths, and from all leaves; writes paths.json."""
 
   file = "paths.json"
+  needs_tree = True
   mode = "paths"
-
-  def applies(self, task: task_lib.Task) -> bool:
-    """Whether the model has a tree."""
-    return task.system.has_tree
 
   def evaluate(
     self, restored: task_lib.Restored[task_lib.Task], path: epath.Path

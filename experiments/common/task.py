@@ -61,15 +61,16 @@ class Evaluator(abc.ABC, typing.Generic[TaskType]):
   Attributes:
     file: name of the file.
     mode: value of `--mode` that runs the evaluator. "eval" also follows training.
+    needs_tree: whether the evaluator can only measure a model with a tree.
   """
 
   file: str
   mode: typing.Literal["eval", "paths"] = "eval"
+  needs_tree: bool = False
 
   def applies(self, task: TaskType) -> bool:
     """Whether the evaluator can measure the model of a task."""
-    del task
-    return True
+    return task.system.has_tree or not self.needs_tree
 
   @abc.abstractmethod
   def evaluate(

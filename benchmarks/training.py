@@ -27,7 +27,7 @@ from experiments.common import task as task_lib
 from experiments.common import timing
 from experiments.common import train
 from experiments.common.batch import Batch
-from experiments.common.systems import SYSTEMS
+from experiments.common.systems import PUBLISHED
 from experiments.data import gp
 from experiments.report_pages.ratios import Row
 from tca_jax import attention
@@ -38,7 +38,7 @@ TASKS = ("copy", "gp", "images")
 
 # The models with the default recipe, and TCA with a shared policy, as in the paper.
 MODELS: dict[str, dict[str, typing.Any]] = {
-  **{model: dict(model=model) for model in SYSTEMS},
+  **{model: dict(model=model) for model in PUBLISHED},
   "tca_shared": dict(model="tca", share_policy=True),
 }
 

@@ -32,7 +32,7 @@ from experiments.common import timing
 from experiments.common import train
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import UserError
-from experiments.common.systems import SYSTEMS
+from experiments.common.systems import PUBLISHED
 
 LONG_CONTEXT = 2**14
 _ROOT = epath.Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def copy_part(out: epath.Path, copy_steps: int) -> tuple[dict[str, typing.Any], 
     The results by model, and their table.
   """
   results, reads, long_reads = {}, {}, {}
-  for name, system in SYSTEMS.items():
+  for name, system in PUBLISHED.items():
     config = copy_task.CopyConfig(model=name, num_steps=copy_steps, save_every=200)
     task = copy_task.CopyTask(config)
     workdir = out / f"copy_{name}"
@@ -106,7 +106,7 @@ def copy_part(out: epath.Path, copy_steps: int) -> tuple[dict[str, typing.Any], 
     } | {"us_per_query": times[name], "us_per_query_16384": long_times[name]}
     rows.append(
       (
-        SYSTEMS[name].title,
+        PUBLISHED[name].title,
         f"{result['accuracy']:.2%}",
         f"{result['tokens_fraction']:.1%}",
         f"{result['num_parameters']:,}",
@@ -145,7 +145,7 @@ def image_part(
   """
   summary, rows = {}, []
   figure = out / "image_tca" / image_completion.CompletionFigure.file
-  for name, system in SYSTEMS.items():
+  for name, system in PUBLISHED.items():
     workdir = _ROOT / "checkpoints" / f"image_{name}"
     config = workdir_lib.load(image_completion.ImageConfig, workdir)
     config = dataclasses.replace(

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 import dataclasses
 import typing
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -57,6 +58,7 @@ class TerrainConfig(Config):
     learning_rate=3e-3,
     teacher_temperature=0.5,
     baseline="leaf",
+    local_units=True,
   )
   PAPER: typing.ClassVar = dict(Config.PAPER, num_layers=0, num_frequencies=0)
 
@@ -87,6 +89,33 @@ class TerrainConfig(Config):
     at_least=0,
     below=1,
   )
+  densest: float = option(
+    "training",
+    0.25,
+    "Fraction of windows whose context can be as dense as the map.",
+    at_least=0,
+    below=1,
+  )
+  full_context: float = option(
+    "training",
+    0.5,
+    "Fraction of contexts that have --num_context points; the others have fewer.",
+    at_least=0,
+    below=1,
+  )
+  num_components: int = option(
+    "model",
+    0,
+    "Number of normal distributions in a predicted mixture; 0: 1, or 3 for a relative"
+    " model.",
+    at_least=0,
+  )
+  validation: bool = option(
+    "training",
+    False,
+    "A tenth of the training points held out for validation; evaluations then predict"
+    " these and not the held-out fifth.",
+  )
   eval_batches: int = option(
     "evaluation", 100, "Number of evaluation batches, in windows.", at_least=1
   )
@@ -101,6 +130,11 @@ class TerrainConfig(Config):
     8192,
     "Number of held-out points to predict on the whole map; 0: all.",
     at_least=0,
+  )
+  baselines: bool = option(
+    "evaluation",
+    True,
+    "Linear interpolation and local kriging from the same points, in scaling.json.",
   )
   map_side: int = option(
     "evaluation",
@@ -148,36 +182,49 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.config = config
     self.max_context = config.num_context
     self.map = elevation.load(config.dataset)
+    if config.validation:
+      self.map = self.map.for_validation()
     most = len(self.map.train.coords) - elevation.NUM_TARGETS
     if config.num_context > most:
       raise ConfigError(
         f"num_context must be at most {most:,}, because {elevation.NUM_TARGETS} of the"
         f" training points are targets; got {config.num_context:,}"
       )
-    dtype = jnp.dtype(config.dtype)
     self.model = systems.build_model(
       config,
       self.max_context,
       systems.build_point_embedder(config, config.num_frequencies),
-      tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype),
+      self._head(),
     )
     self._sample = jax.jit(
-      elevation.sample, static_argnames=("batch_size", "num_context")
+      elevation.sample,
+      static_argnames=("batch_size", "num_context", "densest", "full_context"),
     )
     self._move = jax.jit(augmentation.random_rigid_motion)
+
+  def _head(self) -> nn.Module:
+    """The head that predicts an elevation."""
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    num_components = config.num_components or (3 if self.system.is_relative else 1)
+    if num_components == 1:
+      return tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype)
+    return tca_jax.MixtureHead(1, num_components, min_std=0.01, dtype=dtype)
 
   def train_batch(self, rng: jax.Array, step: int) -> Batch:
     draw_rng, move_rng = jax.random.split(rng)
     # Small windows first: attention learns there which points are near.
     whole_map = self.config.whole_map * step / self.config.num_steps
-    return self._move(move_rng, self._draw(draw_rng, None, whole_map))
+    sizes = dict(densest=self.config.densest, full_context=self.config.full_context)
+    return self._move(
+      move_rng, self._draw(draw_rng, None, whole_map=whole_map, **sizes)
+    )
 
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):
       yield self._draw(self.eval_rng(i), self.map.held_out)
 
   def _draw(
-    self, rng: jax.Array, held_out: elevation.Points | None, whole_map: float = 0.0
+    self, rng: jax.Array, held_out: elevation.Points | None, **sizes: float
   ) -> Batch:
     return self._sample(
       rng,
@@ -185,7 +232,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       held_out,
       batch_size=self.config.batch_size,
       num_context=self.config.num_context,
-      whole_map=whole_map,
+      **sizes,
     )
 
 

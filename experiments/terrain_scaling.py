@@ -2,19 +2,20 @@
 
 import functools
 import math
-import time
 import typing
 
 from etils import epath
 import jax
 import numpy as np
 
+from experiments import terrain_baselines
 from experiments.common import evaluate
 from experiments.common import inspection
 from experiments.common import interpolation
 from experiments.common import systems
 from experiments.common import tables
 from experiments.common import task as task_lib
+from experiments.common import timing
 from experiments.common import workdir as workdir_lib
 from experiments.figures import elevation as elevation_figure
 import tca_jax
@@ -46,16 +47,18 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
     Returns:
       "rows", one for each context size and each way to read the model (for TCA also
       beams of two and four paths, and all leaves). Each row has the error of linear
-      interpolation from the same context. With a tree also "grid": the seconds to
-      predict a grid of locations from the largest context, tree construction and
-      compilation included.
+      interpolation from the same context. "baselines", rows of linear interpolation
+      and of local kriging from the same contexts, unless --baselines is off. With a
+      tree also "grid": the seconds to predict a grid of locations from the largest
+      context, tree construction and compilation included; see also
+      `terrain_baselines.seam_ratio`.
     """
     task, params = restored.task, restored.params
     points = task.map
     targets = points.held_out.take_first(task.config.num_targets or None)
     truth = points.to_metres(targets.values)
     sizes = sorted({min(size, len(points.train.coords)) for size in task.config.sizes})
-    rows, grid = [], None
+    rows, baselines, grid = [], [], None
     for size in sizes:
       context = points.train.take_first(size)
       linear = interpolation.interpolated(
@@ -66,12 +69,12 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
         output, num_read, read_seconds = predict(
           task, params, memory, size, targets.coords, reader
         )
-        mean, _ = points.moments_in_metres(output.mean, output.std)
+        mean, _ = points.predicted_in_metres(output)
         tokens_read = float(np.mean(num_read))
         us_per_query = 1e6 * read_seconds["read_seconds"] / len(truth)
         rows.append(
           dict(system=name, num_context=size, num_queries=len(truth))
-          | scores(output, targets.values)
+          | evaluate.mean_scores(output, targets.values)
           | dict(rmse_metres=interpolation.rmse(mean, truth))
           | dict(interpolation_rmse_metres=interpolation.rmse(linear, truth))
           | dict(tokens_read=tokens_read, tokens_fraction=tokens_read / size)
@@ -79,11 +82,15 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
           | build_seconds
           | read_seconds
         )
+      if task.config.baselines:
+        baselines += terrain_baselines.rows(points, size, targets)
       if task.system.has_tree and size == sizes[-1]:
         grid = _time_grid(task, params, memory, size, build_seconds)
-    summarise(f"{task.config.dataset}, {len(truth):,} held-out points", rows)
+    title = f"{task.config.dataset}, {len(truth):,} held-out points"
+    summarise(title, sorted(rows + baselines, key=lambda row: row["num_context"]))
     content = {
       "rows": rows,
+      "baselines": baselines,
       "grid": grid,
       "elevation_std": float(np.std(points.to_metres(points.train.values))),
       **evaluate.result_source(task),
@@ -121,7 +128,7 @@ def index_first_points(
     "index_seconds".
   """
   context = task.map.train.take_first(num_context)
-  clock = _Clock()
+  clock = timing.Clock()
   given = {}
   if task.system.has_tree and task.config.order == "kd":
     # On a CPU, a tree is built faster outside a compiled function.
@@ -144,7 +151,7 @@ def predict(
   num_context: int,
   coords: jax.typing.ArrayLike,
   reader: systems.Reader,
-) -> tuple[tca_jax.Gaussian, np.ndarray, dict[str, float]]:
+) -> tuple[tca_jax.Regression, np.ndarray, dict[str, float]]:
   """Predicts locations from a memory, in parts that fit into working memory.
 
   Args:
@@ -156,7 +163,7 @@ def predict(
     reader: way to read the model.
 
   Returns:
-    The `Gaussian` of standardised elevations, `[M, 1]`; the number of nodes, latents or
+    Distributions of standardised elevations, `[M, 1]`; the number of nodes, latents or
     tokens that each query read, `[M]`; "read_compile_seconds" and "read_seconds".
   """
 
@@ -173,7 +180,7 @@ def predict(
   server = serving.Server(
     apply, memory, sizes=(math.ceil(queries.shape[1] / num_parts),)
   )
-  clock = _Clock()
+  clock = timing.Clock()
   server(queries[:, :1])
   seconds = {"read_compile_seconds": clock.lap()}
   output, num_read = server(queries)
@@ -204,7 +211,7 @@ def complete(
   reading = task.read(params, memory, query[None, None]).reading
   nodes = inspection.nodes_read(reading.walk, memory.tree, 0, 0)
   context = jax.device_get(elevations.train.take_first(num_context))
-  mean, std = elevations.moments_in_metres(output.mean, output.std)
+  mean, std = elevations.predicted_in_metres(output)
   return elevation_figure.ElevationFit(
     coords=points.coords,
     truth=elevations.to_metres(points.values),
@@ -232,61 +239,48 @@ def _time_grid(
   east, north = np.linspace(coords.min(0), coords.max(0), side, dtype=np.float32).T
   locations = np.stack(np.meshgrid(east, north), axis=-1).reshape(-1, 2)
   reader = next(iter(task.system.readers.values()))
-  _, _, read_seconds = predict(task, params, memory, num_context, locations, reader)
+  output, _, read_seconds = predict(
+    task, params, memory, num_context, locations, reader
+  )
   seconds = build_seconds | read_seconds
   return {
     "num_context": num_context,
     "num_queries": len(locations),
+    "seam_ratio": terrain_baselines.seam_ratio(
+      np.asarray(output.mean).reshape(side, side),
+      locations.reshape(side, side, 2),
+      terrain_baselines.node_boxes(
+        jax.tree.map(lambda x: x[0], memory.tree),
+        task.map.train.take_first(num_context),
+      ),
+    ),
     "seconds": sum(seconds.values()),
     **seconds,
   }
 
 
-class _Clock:
-  """Seconds from one lap to the next."""
-
-  def __init__(self):
-    self._started = time.perf_counter()
-
-  def lap(self, result: typing.Any = None) -> float:
-    """Waits for a result; returns the seconds since the last lap or the start."""
-    jax.block_until_ready(result)
-    last, self._started = self._started, time.perf_counter()
-    return self._started - last
-
-
-def scores(output: tca_jax.Gaussian, targets: jax.Array) -> dict[str, float]:
-  """Mean log-likelihood and coverages of standardised elevations.
-
-  Args:
-    output: `[M, 1]`.
-    targets: `[M, 1]`.
-
-  Returns:
-    "log_likelihood", and "coverage_50", "coverage_90" and "coverage_95".
-  """
-  found = {"log_likelihood": output.log_prob(targets)}
-  found |= evaluate.coverages(output, targets)
-  return {name: float(score.mean()) for name, score in found.items()}
-
-
 def summarise(title: str, rows: list[dict[str, typing.Any]]) -> str:
   """Prints the rows of `MapScaling` as a table, and returns it."""
-  header = ("model", "context", "log-likelihood", "RMSE, m", "linear interpolation, m")
+
+  def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
+    return format(row[name], form) if name in row else ""
+
+  header = ("model", "context", "log-likelihood", "RMSE, m")
   return tables.table(
     title,
-    (*header, "within 90 %", "tokens read", "us/query", "build s"),
+    (*header, "within 50 %", "90 %", "95 %", "tokens read", "us/query", "build s"),
     [
       (
         systems.TITLES[row["system"]],
         f"{row['num_context']:,}",
-        f"{row['log_likelihood']:.3f}",
+        cell(row, "log_likelihood", ".3f"),
         f"{row['rmse_metres']:.1f}",
-        f"{row['interpolation_rmse_metres']:.1f}",
-        f"{row['coverage_90']:.1%}",
-        f"{row['tokens_read']:,.1f}",
+        *(cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
+        cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:.2f}",
-        f"{row['tree_seconds'] + row['index_seconds']:.2f}",
+        f"{row['tree_seconds'] + row['index_seconds']:.2f}"
+        if "tree_seconds" in row
+        else "",
       )
       for row in rows
     ],

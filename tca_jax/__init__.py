@@ -6,6 +6,7 @@ from tca_jax import masking
 from tca_jax import memory
 from tca_jax import modules
 from tca_jax import objectives
+from tca_jax import relative
 from tca_jax import retrieval
 from tca_jax import serving
 from tca_jax import statistics
@@ -14,6 +15,8 @@ from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
 from tca_jax.checks import check_context
 from tca_jax.memory import FlatMemory
+from tca_jax.memory import NodeMemory
+from tca_jax.memory import PointMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules import Aggregator
 from tca_jax.modules import Categorical
@@ -22,11 +25,17 @@ from tca_jax.modules import CrossAttention
 from tca_jax.modules import Encoder
 from tca_jax.modules import Gaussian
 from tca_jax.modules import GaussianHead
+from tca_jax.modules import GaussianMixture
+from tca_jax.modules import MixtureHead
 from tca_jax.modules import PerceiverIO
+from tca_jax.modules import PlacelessEmbedder
 from tca_jax.modules import PointEmbedder
 from tca_jax.modules import Prediction
 from tca_jax.modules import Reading
 from tca_jax.modules import ReadOut
+from tca_jax.modules import Regression
+from tca_jax.modules import RelativeCrossAttention
+from tca_jax.modules import RelativeTreeCrossAttention
 from tca_jax.modules import ReTreever
 from tca_jax.modules import SequenceEmbedder
 from tca_jax.modules import TrainingPrediction
@@ -56,13 +65,21 @@ __all__ = [
   "FlatMemory",
   "Gaussian",
   "GaussianHead",
+  "GaussianMixture",
+  "MixtureHead",
+  "NodeMemory",
   "NodeStatistics",
   "PerceiverIO",
+  "PlacelessEmbedder",
   "PointEmbedder",
+  "PointMemory",
   "Prediction",
   "ReTreever",
   "ReadOut",
   "Reading",
+  "Regression",
+  "RelativeCrossAttention",
+  "RelativeTreeCrossAttention",
   "SequenceEmbedder",
   "TrainingPrediction",
   "TrainingReading",
@@ -83,6 +100,7 @@ __all__ = [
   "node_statistics",
   "num_read_slots",
   "objectives",
+  "relative",
   "retrieval",
   "serving",
   "statistics",

@@ -1,7 +1,7 @@
-"""Memories: the cached keys and values that queries read.
+"""Memories: what is cached of a context, for queries to read.
 
-This is the only file that knows the packed layout of a `TreeMemory`. The other files
-use `pack`, `from_slots`, `num_slots`, `level_slots` and `leaves`.
+This is the only file that knows the packed layouts of a `TreeMemory` and of a
+`NodeMemory`. The other files use the functions below.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,28 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax.checks import check_floating
+from tca_jax.statistics import Domain
+from tca_jax.statistics import measure_domain
+from tca_jax.statistics import NodeStatistics
 from tca_jax.tree import Tree
 
 __all__ = [
   "FlatMemory",
+  "NodeMemory",
+  "Nodes",
+  "PointMemory",
   "TreeMemory",
   "from_slots",
   "join_levels",
+  "leaf_nodes",
   "leaves",
   "level_slots",
   "num_slots",
   "pack",
+  "pack_nodes",
+  "pack_points",
+  "sibling_nodes",
+  "slot_nodes",
 ]
 
 
@@ -66,6 +77,66 @@ class TreeMemory:
   keys: jax.Array
   values: jax.Array
   policy_keys: jax.Array | None = None
+
+
+@chex.dataclass(frozen=True)
+class Nodes:
+  """Statistics and learned summaries of nodes, with any leading axes.
+
+  Locations and values are relative to the origins of the `Domain`.
+
+  Attributes:
+    count: `[...]` float32, the number of valid tokens below each node. It is exact up
+      to 2**24 tokens.
+    low: `[..., C]` float32, the smallest coordinates of the nodes' bounding boxes.
+    high: `[..., C]` float32, the largest coordinates of the boxes.
+    centroid: `[..., C]` float32, the mean of the tokens' locations.
+    mean: `[..., E]` float32, the mean of the tokens' values.
+    variance: `[..., E]` float32, the population variance of the values.
+    summary: `[..., W]` float32, the learned summaries.
+  """
+
+  count: jax.Array
+  low: jax.Array
+  high: jax.Array
+  centroid: jax.Array
+  mean: jax.Array
+  variance: jax.Array
+  summary: jax.Array
+
+
+@chex.dataclass(frozen=True)
+class NodeMemory:
+  """A tree with the statistics and summaries of its nodes, packed for relative reads.
+
+  Slots are those of a `TreeMemory`. One step of a walk reads one row. A batch of
+  memories has leading axes on every array.
+
+  Attributes:
+    tree: the `Tree`.
+    rows: `[R, b, F]` float32, one row per inner node: the fields of `Nodes` of its b
+      children, with F = 1 + 3 * C + 2 * E + W.
+    domain: the `Domain` of the context.
+  """
+
+  tree: Tree
+  rows: jax.Array
+  domain: Domain
+
+
+@chex.dataclass(frozen=True)
+class PointMemory:
+  """The tokens of a context as nodes without children; a query reads all of them.
+
+  A batch of memories has leading axes on every array.
+
+  Attributes:
+    nodes: `Nodes` with axis `[N]`.
+    domain: the `Domain` of the context.
+  """
+
+  nodes: Nodes
+  domain: Domain
 
 
 def num_slots(tree: Tree) -> int:
@@ -191,6 +262,134 @@ def from_slots(
     keys=sibling_rows(keys),
     values=values,
     policy_keys=None if policy_keys is None else sibling_rows(policy_keys),
+  )
+
+
+def pack_nodes(
+  tree: Tree, statistics: NodeStatistics, summaries: Sequence[jax.Array]
+) -> NodeMemory:
+  """Packs the statistics and summaries of one tree.
+
+  Args:
+    tree: the `Tree` of one context.
+    statistics: its `NodeStatistics`.
+    summaries: depth + 1 levels of `[b**l, W]`, in the order of `aggregate`.
+
+  Raises:
+    ValueError: if the number of levels or a shape does not fit the tree.
+
+  >>> from tca_jax.statistics import node_statistics
+  >>> from tca_jax.tree import build_tree
+  >>> x = jnp.arange(4.0)[:, None]
+  >>> tree = build_tree(x)
+  >>> summaries = [jnp.ones((2**l, 5)) for l in range(3)]
+  >>> pack_nodes(tree, node_statistics(tree, x, x), summaries).rows.shape
+  (3, 2, 11)
+  """
+  b, depth = tree.branch_factor, tree.depth
+  shapes = [summary.shape for summary in summaries]
+  if shapes != [(b**l, *shapes[0][1:]) for l in range(depth + 1)]:
+    raise ValueError(
+      f"summaries must be {depth + 1} levels of [{b}**l, W], got shapes {shapes}"
+    )
+  levels = []
+  for level, summary in zip(statistics.levels, summaries, strict=True):
+    count = level.count[:, None].astype(jnp.float32)
+    boxes = (level.low, level.high, level.centroid)
+    moments = (level.mean, level.variance)
+    levels.append(
+      jnp.concatenate([count, *boxes, *moments, summary.astype(jnp.float32)], axis=-1)
+    )
+  rows = join_levels(levels, b)
+  return NodeMemory(
+    tree=jax.tree.map(jnp.asarray, tree),
+    rows=rows.reshape(-1, b, rows.shape[-1]),
+    domain=statistics.domain,
+  )
+
+
+def pack_points(
+  coords: jax.Array, values: jax.Array, mask: jax.Array, summaries: jax.Array
+) -> PointMemory:
+  """Packs the tokens of one context as nodes without children.
+
+  Args:
+    coords: `[N, C]` floating point.
+    values: `[N, E]` floating point.
+    mask: `[N]` bool, True at valid tokens.
+    summaries: `[N, W]`.
+  """
+  domain = measure_domain(coords, values, mask)
+  location, value = (
+    jnp.where(mask[:, None], x.astype(jnp.float32) - origin[None], 0)
+    for x, origin in ((coords, domain.origin), (values, domain.value_origin))
+  )
+  nodes = Nodes(
+    count=mask.astype(jnp.float32),
+    low=location,
+    high=location,
+    centroid=location,
+    mean=value,
+    variance=jnp.zeros_like(value),
+    summary=summaries.astype(jnp.float32),
+  )
+  return PointMemory(nodes=nodes, domain=domain)
+
+
+def leaf_nodes(memory: NodeMemory) -> PointMemory:
+  """Returns all leaf slots, in leaf order, as nodes without children.
+
+  Args:
+    memory: a `NodeMemory`, or a batch of them.
+  """
+  slots = level_slots(memory.tree, memory.tree.depth)
+  return PointMemory(nodes=slot_nodes(memory, slots), domain=memory.domain)
+
+
+def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
+  """Returns the children of inner nodes.
+
+  Args:
+    memory: the `NodeMemory` of one context.
+    node: `[...]` int32, inner nodes, numbered level by level from the root.
+
+  Returns:
+    `Nodes` with axes `[..., b]`.
+  """
+  rows = memory.rows.at[node].get(mode="promise_in_bounds")
+  return _unpack_rows(rows, memory)
+
+
+def slot_nodes(memory: NodeMemory, slot: jax.Array | slice) -> Nodes:
+  """Returns the nodes in slots.
+
+  Args:
+    memory: the `NodeMemory` of one context; for a slice, also a batch of them.
+    slot: int32 of any shape, or a slice.
+
+  Returns:
+    `Nodes` with the axes of slot.
+  """
+  rows = memory.rows
+  rows = rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
+  if isinstance(slot, slice):
+    return _unpack_rows(rows[..., slot, :], memory)
+  return _unpack_rows(rows.at[slot].get(mode="promise_in_bounds"), memory)
+
+
+def _unpack_rows(rows: jax.Array, memory: NodeMemory) -> Nodes:
+  """The fields of `[..., F]`."""
+  c, e = memory.domain.origin.shape[-1], memory.domain.value_origin.shape[-1]
+  stops = [1, *(1 + c * i for i in (1, 2, 3)), *(1 + 3 * c + e * i for i in (1, 2))]
+  count, low, high, centroid, mean, variance, summary = jnp.split(rows, stops, axis=-1)
+  return Nodes(
+    count=count[..., 0],
+    low=low,
+    high=high,
+    centroid=centroid,
+    mean=mean,
+    variance=variance,
+    summary=summary,
   )
 
 

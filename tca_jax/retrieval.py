@@ -25,14 +25,18 @@ from tca_jax.masking import MASKED
 from tca_jax.masking import masked_log_softmax
 from tca_jax.masking import masked_mean
 from tca_jax.masking import masked_softmax
-from tca_jax.memory import level_slots
+from tca_jax.memory import level_slots  # noqa: F401
 from tca_jax.memory import pack
 from tca_jax.memory import TreeMemory
 from tca_jax.tree import Tree
 from tca_jax.walk import child_logits
 from tca_jax.walk import drop_chosen
 from tca_jax.walk import gather_rows
+from tca_jax.walk import locate_nodes
 from tca_jax.walk import logits_read
+from tca_jax.walk import NodesRead
+from tca_jax.walk import path_to_leaf
+from tca_jax.walk import split_beam
 from tca_jax.walk import Walk
 from tca_jax.walk import walk_down
 
@@ -49,31 +53,14 @@ __all__ = [
 
 
 @chex.dataclass(frozen=True)
-class TreeReading:
+class TreeReading(NodesRead):
   """The nodes that one query read, and the attention over them.
-
-  S is the set of nodes read. It has a fixed number of slots, |S| = (b - 1) * depth + 1
-  for one path; see `num_read_slots` for several paths.
 
   Attributes:
     output: `[H, Dv]`, the attention over the nodes read; 0 if no token is valid.
-    level: `[|S|]` int32, the level of each node read, where the root is level 0.
-    index: `[|S|]` int32, the node's index on its level.
-    mask: `[|S|]` bool, True where the node has a valid token.
-    path: `[depth]` int32, the child taken at each level, in [0, b); the most probable
-      path if several were followed.
   """
 
   output: jax.Array
-  level: jax.Array
-  index: jax.Array
-  mask: jax.Array
-  path: jax.Array
-
-  @property
-  def num_read(self) -> jax.Array:
-    """`[]` int32, the number of nodes read, without masked slots."""
-    return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
 
 
 @chex.dataclass(frozen=True)
@@ -301,9 +288,7 @@ def read_beam(
       logits = child_logits(query, gather_rows(memory.keys, node))
     logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
     child = (node[:, None] * b + 1 + children[None]).ravel()
-    order = jnp.argsort(-child_score, stable=True)
-    kept = jnp.sort(order[: min(num_paths, len(order))])
-    rest = jnp.sort(order[len(kept) :])
+    kept, rest = split_beam(child_score, num_paths)
     add(level, child[rest], child_first[rest], logits[rest])
     node, first, score = child[kept], child_first[kept], child_score[kept]
     logits = logits[kept]
@@ -311,12 +296,11 @@ def read_beam(
 
   slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
   leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))
-  digits = [leaf // b ** (depth - 1 - level) % b for level in range(depth)]
   return TreeReading(
     output=_attend_slots(jnp.concatenate(slot_logits), slot, mask, memory.values),
-    **_node_fields(slot, levels, tree),
+    **locate_nodes(slot, levels, tree),
     mask=mask,
-    path=jnp.array(digits, jnp.int32),
+    path=path_to_leaf(leaf, tree),
   )
 
 
@@ -350,19 +334,8 @@ def _nodes_read(walk: Walk, tree: Tree) -> dict[str, jax.Array]:
   b, depth = tree.branch_factor, tree.depth
   levels = [l for l in range(1, depth + 1) for _ in range(b - 1)] + [depth]
   mask = drop_chosen(walk.valid, walk.path[:, None])
-  return _node_fields(walk.slots, levels, tree) | {
+  return locate_nodes(walk.slots, levels, tree) | {
     "mask": jnp.append(mask, walk.leaf_valid)
-  }
-
-
-def _node_fields(
-  slots: jax.Array, levels: Sequence[int], tree: Tree
-) -> dict[str, jax.Array]:
-  """Returns the fields level and index of a `TreeReading`, given slots and levels."""
-  starts = [level_slots(tree, level).start for level in levels]
-  return {
-    "level": jnp.array(levels, jnp.int32),
-    "index": slots - jnp.array(starts, jnp.int32),
   }
 
 

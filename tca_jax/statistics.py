@@ -10,17 +10,41 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax.checks import check_floating
+from tca_jax.masking import masked_mean
 from tca_jax.tree import Tree
 from tca_jax.tree import tree_depth
 
-__all__ = ["LevelStatistics", "NodeStatistics", "node_statistics"]
+__all__ = [
+  "Domain",
+  "LevelStatistics",
+  "NodeStatistics",
+  "measure_domain",
+  "node_statistics",
+]
+
+
+@chex.dataclass(frozen=True)
+class Domain:
+  """Where the valid tokens of a context lie, and the range of their values.
+
+  Attributes:
+    origin: `[C]` float32, the centre of their bounding box.
+    extent: `[]` float32, the longest side of the box.
+    value_origin: `[E]` float32, the centre of the range of their values.
+    value_spread: `[E]` float32, the standard deviation of their values.
+  """
+
+  origin: jax.Array
+  extent: jax.Array
+  value_origin: jax.Array
+  value_spread: jax.Array
 
 
 @chex.dataclass(frozen=True)
 class LevelStatistics:
   """Statistics of the nodes of one level; those of a node without valid token are 0.
 
-  Locations are relative to `NodeStatistics.origin`, values to `value_origin`.
+  Locations are relative to `Domain.origin`, values to `Domain.value_origin`.
 
   Attributes:
     count: `[b**l]` int32, the number of valid tokens below each node.
@@ -44,14 +68,56 @@ class NodeStatistics:
   """Statistics of all nodes of a tree.
 
   Attributes:
-    origin: `[C]` float32, the centre of the bounding box of the valid tokens.
-    value_origin: `[E]` float32, the centre of the range of their values.
+    domain: the `Domain` of the context.
     levels: depth + 1 `LevelStatistics`, from the root to the leaves in leaf order.
   """
 
-  origin: jax.Array
-  value_origin: jax.Array
+  domain: Domain
   levels: tuple[LevelStatistics, ...]
+
+
+def measure_domain(
+  coords: jax.Array, values: jax.Array, mask: jax.Array | None = None
+) -> Domain:
+  """Measures where the tokens of a context lie, and the range of their values.
+
+  Args:
+    coords: `[N, C]` floating point.
+    values: `[N, E]` floating point.
+    mask: `[N]` bool, True at valid tokens; None means that all are valid.
+
+  Returns:
+    A `Domain`; all 0 if no token is valid.
+
+  Raises:
+    ValueError: if an array is not floating point.
+
+  >>> x = jnp.array([[1.0], [5.0]])
+  >>> domain = measure_domain(x, 2 * x)
+  >>> domain.origin.item(), domain.extent.item(), domain.value_spread.item()
+  (3.0, 4.0, 4.0)
+  """
+  coords, values = jnp.asarray(coords), jnp.asarray(values)
+  check_floating(coords=coords, values=values)
+  valid = jnp.ones((len(coords), 1), bool) if mask is None else mask[:, None]
+  centres, sides = [], []
+  for array in (coords, values):
+    x = array.astype(jnp.float32)
+    low = jnp.min(jnp.where(valid, x, jnp.inf), axis=0)
+    side = jnp.max(jnp.where(valid, x, -jnp.inf), axis=0) - low
+    centres.append(jnp.where(jnp.any(valid), low + side / 2, 0))
+    sides.append(jnp.where(jnp.any(valid), side, 0))
+  relative = jnp.where(valid, values.astype(jnp.float32) - centres[1][None], 0)
+  mean = masked_mean(relative, valid, axis=0, keepdims=True)
+  variance = masked_mean((relative - mean) ** 2, valid, axis=0)
+  varies = variance > 0
+  return Domain(
+    origin=centres[0],
+    extent=jnp.max(sides[0]),
+    value_origin=centres[1],
+    # Finite gradients also where the variance is 0.
+    value_spread=jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0),
+  )
 
 
 def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeStatistics:
@@ -88,10 +154,16 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
         f"{name} must be [N, width] with one N of depth {depth} at branch factor {b},"
         f" got shape {x.shape}"
       )
-  origin, location = _relative_leaves(tree, coords)
-  value_origin, value = _relative_leaves(tree, values)
+  leaf_index = jnp.asarray(tree.leaf_index)
+  valid = jnp.asarray(tree.leaf_mask)
+  coords, values = coords[leaf_index], values[leaf_index]
+  domain = measure_domain(coords, values, valid)
+  location, value = (
+    jnp.where(valid[:, None], x.astype(jnp.float32) - origin[None], 0)
+    for x, origin in ((coords, domain.origin), (values, domain.value_origin))
+  )
   leaves = LevelStatistics(
-    count=jnp.asarray(tree.leaf_mask, jnp.int32),
+    count=valid.astype(jnp.int32),
     centroid=location,
     low=location,
     high=location,
@@ -101,19 +173,7 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
   levels = [leaves]
   for _ in range(depth):
     levels.append(_merge_siblings(levels[-1], b))
-  return NodeStatistics(
-    origin=origin, value_origin=value_origin, levels=tuple(reversed(levels))
-  )
-
-
-def _relative_leaves(tree: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The centre of the range of valid tokens, `[width]`, and `[L, width]` less it."""
-  valid = tree.leaf_mask[:, None]
-  leaves = x.astype(jnp.float32)[jnp.asarray(tree.leaf_index)]
-  low = jnp.min(jnp.where(valid, leaves, jnp.inf), axis=0)
-  high = jnp.max(jnp.where(valid, leaves, -jnp.inf), axis=0)
-  origin = jnp.where(jnp.any(valid), low + (high - low) / 2, 0)
-  return origin, jnp.where(valid, leaves - origin[None], 0)
+  return NodeStatistics(domain=domain, levels=tuple(reversed(levels)))
 
 
 def _merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:

@@ -12,6 +12,7 @@ functions with `jax.jit` and `jax.vmap`.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import typing
 
 import chex
@@ -42,7 +43,7 @@ Order = typing.Literal["kd", "given", "axis", "random_projection", "random"]
 ORDERS: tuple[str, ...] = typing.get_args(Order)
 
 # Maps children `[..., b, D]` and their mask `[..., b]` to a summary `[..., D]`.
-AggregateFn = Callable[[jax.Array, jax.Array], jax.Array]
+AggregateFn = Callable[..., jax.Array]
 
 CHUNK = 2048  # the maximum number of nodes that are aggregated in one call
 
@@ -364,7 +365,12 @@ def _refine(
 
 
 def aggregate(
-  aggregate_fn: AggregateFn, tree: Tree, tokens: jax.Array, *, in_chunks: bool = True
+  aggregate_fn: AggregateFn,
+  tree: Tree,
+  tokens: jax.Array,
+  *,
+  node_features: Sequence[jax.Array] | None = None,
+  in_chunks: bool = True,
 ) -> tuple[jax.Array, ...]:
   """Computes the value of every node from the leaves up (Sec. 3.1).
 
@@ -378,6 +384,9 @@ def aggregate(
     aggregate_fn: `(children [..., b, D], mask [..., b]) -> [..., D]`.
     tree: a `Tree` over N tokens.
     tokens: `[N, D]` floating point.
+    node_features: depth levels of `[b**l, G]` from the children of the root (l = 1) to
+      the leaves; the function then receives those of the children, `[..., b, G]`, as
+      a third argument.
     in_chunks: whether large levels are aggregated in chunks. Use False for a function
       that draws random numbers, such as dropout: all chunks would draw the same.
 
@@ -404,8 +413,8 @@ def aggregate(
     )
   check_floating(tokens=tokens)
 
-  def aggregate_or_pass(children, mask):
-    summary = aggregate_fn(children, mask)
+  def aggregate_or_pass(children, mask, *features):
+    summary = aggregate_fn(children, mask, *features)
     only_child = jnp.sum(children, axis=-2)  # masked children are 0
     several = jnp.sum(mask, axis=-1, keepdims=True) > 1
     return jnp.where(several, summary, only_child).astype(children.dtype)
@@ -415,13 +424,15 @@ def aggregate(
   levels = [level]
   for child_level in range(depth, 0, -1):
     mask = tree.node_count(child_level).reshape(-1, b) > 0
-    children = level.reshape(*mask.shape, -1)
+    inputs = [level.reshape(*mask.shape, -1), mask]
+    if node_features is not None:
+      inputs.append(node_features[child_level - 1].reshape(*mask.shape, -1))
     if in_chunks and len(mask) > CHUNK:
       level = jax.lax.map(
-        lambda node: aggregate_or_pass(*node), (children, mask), batch_size=CHUNK
+        lambda node: aggregate_or_pass(*node), inputs, batch_size=CHUNK
       )
     else:
-      level = aggregate_or_pass(children, mask)
+      level = aggregate_or_pass(*inputs)
     levels.append(level)
   return tuple(reversed(levels))
 

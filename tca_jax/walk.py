@@ -1,7 +1,10 @@
 """The walk of the policy down a tree, without the attention over the nodes read.
 
-These are the building blocks of `tca_jax.retrieval`, which has the entry points.
+These are the building blocks of `tca_jax.retrieval` and `tca_jax.relative`, which have
+the entry points.
 """
+
+from collections.abc import Sequence
 
 import chex
 import jax
@@ -10,16 +13,47 @@ import numpy as np
 
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_softmax
+from tca_jax.memory import level_slots
 from tca_jax.tree import Tree
 
 __all__ = [
+  "NodesRead",
   "Walk",
   "child_logits",
   "drop_chosen",
   "gather_rows",
+  "locate_nodes",
   "logits_read",
+  "path_to_leaf",
+  "split_beam",
   "walk_down",
 ]
+
+
+@chex.dataclass(frozen=True)
+class NodesRead:
+  """The nodes that one query read.
+
+  S is the set of nodes read. It has a fixed number of slots, |S| = (b - 1) * depth + 1
+  for one path; see `num_read_slots` for several paths.
+
+  Attributes:
+    level: `[|S|]` int32, the level of each node read, where the root is level 0.
+    index: `[|S|]` int32, the node's index on its level.
+    mask: `[|S|]` bool, True where the node has a valid token.
+    path: `[depth]` int32, the child taken at each level, in [0, b); the best path if
+      several were followed.
+  """
+
+  level: jax.Array
+  index: jax.Array
+  mask: jax.Array
+  path: jax.Array
+
+  @property
+  def num_read(self) -> jax.Array:
+    """`[]` int32, the number of nodes read, without masked slots."""
+    return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
 
 
 @chex.dataclass(frozen=True)
@@ -144,6 +178,73 @@ def logits_read(logits: jax.Array, walk: Walk) -> jax.Array:
   taken = jnp.arange(logits.shape[2], dtype=jnp.int32) == walk.path[-1]
   leaf = jnp.sum(jnp.where(taken[None], logits[-1], 0), axis=1)
   return jnp.concatenate([siblings, leaf[None]])
+
+
+def split_beam(score: jax.Array, num_paths: int) -> tuple[jax.Array, jax.Array]:
+  """Splits candidates into those on the beam and the others.
+
+  It compares all pairs, which is faster than sorting for a narrow beam.
+
+  Args:
+    score: `[n]`, without NaN. The highest stay on the beam, the first among equals.
+    num_paths: the beam width.
+
+  Returns:
+    The positions of the min(num_paths, n) candidates on the beam, and of the others,
+    both ascending, int32.
+
+  >>> kept, others = split_beam(jnp.array([1.0, 5.0, 3.0, 5.0]), 2)
+  >>> kept.tolist(), others.tolist()
+  ([1, 3], [0, 2])
+  """
+  n = len(score)
+  kept = min(num_paths, n)
+  index = jnp.arange(n, dtype=jnp.int32)
+  earlier = index[None] < index[:, None]
+  better = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & earlier)
+  dropped = jnp.sum(better, axis=1, dtype=jnp.int32) >= kept
+  # The others follow those on the beam; both groups keep their order.
+  before = (~dropped[None] & dropped[:, None]) | (
+    (dropped[None] == dropped[:, None]) & earlier
+  )
+  position = jnp.sum(before, axis=1, dtype=jnp.int32)
+  order = jnp.sum(
+    jnp.where(position[None] == index[:, None], index[None], 0), axis=1, dtype=jnp.int32
+  )
+  return order[:kept], order[kept:]
+
+
+def locate_nodes(
+  slots: jax.Array, levels: Sequence[int], tree: Tree
+) -> dict[str, jax.Array]:
+  """Returns the fields level and index of `NodesRead`.
+
+  Args:
+    slots: `[|S|]` int32, the slots of the nodes.
+    levels: the level of each of them.
+    tree: the `Tree`.
+  """
+  starts = [level_slots(tree, level).start for level in levels]
+  return {
+    "level": jnp.array(levels, jnp.int32),
+    "index": slots - jnp.array(starts, jnp.int32),
+  }
+
+
+def path_to_leaf(leaf: jax.Array, tree: Tree) -> jax.Array:
+  """Returns the child taken at each level on the path to a leaf, `[depth]` int32.
+
+  Args:
+    leaf: `[]` int32, the index of the leaf on its level.
+    tree: the `Tree`.
+
+  >>> from tca_jax.tree import build_tree
+  >>> path_to_leaf(jnp.int32(6), build_tree(jnp.ones((8, 1)))).tolist()
+  [1, 1, 0]
+  """
+  b, depth = tree.branch_factor, tree.depth
+  digits = [leaf // b ** (depth - 1 - level) % b for level in range(depth)]
+  return jnp.array(digits, jnp.int32)
 
 
 def gather_rows(table: jax.Array, index: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from tests import cases
 
 BATCH, NUM_TOKENS, NUM_QUERIES, NUM_AXES, WIDTH = 3, 11, 4, 2, 16
 READ_OUTS = ("tca", "ca", "perceiver")
+RELATIVE = ("relative_tca", "relative_ca")
 
 
 def read_out(name, **options):
@@ -18,14 +19,23 @@ def read_out(name, **options):
     return tca_jax.TreeCrossAttention(width=WIDTH, hidden=8, **options)
   if name == "ca":
     return tca_jax.CrossAttention(width=WIDTH, hidden=8, **options)
+  if name == "relative_tca":
+    options = dict(num_paths=2, node_width=8) | options
+    return tca_jax.RelativeTreeCrossAttention(width=WIDTH, hidden=8, **options)
+  if name == "relative_ca":
+    options = dict(node_width=8) | options
+    return tca_jax.RelativeCrossAttention(width=WIDTH, hidden=8, **options)
   return tca_jax.PerceiverIO(width=WIDTH, hidden=8, num_latents=3, **options)
 
 
 def model(name, num_layers=0, dtype=jnp.float32, **options):
   """A `ReTreever` of `[B, N, 1]` values."""
   encoder = tca_jax.Encoder(num_layers, hidden=8, dtype=dtype)
+  embedder = tca_jax.PointEmbedder(WIDTH, 2, dtype=dtype)
+  if name in RELATIVE:
+    embedder = tca_jax.PlacelessEmbedder(WIDTH, dtype=dtype)
   return tca_jax.ReTreever(
-    embedder=tca_jax.PointEmbedder(WIDTH, 2, dtype=dtype),
+    embedder=embedder,
     encoder=encoder if num_layers else None,
     read_out=read_out(name, dtype=dtype, **options),
     head=tca_jax.GaussianHead(1, hidden=8, dtype=dtype),
@@ -59,9 +69,10 @@ def params(module, method="__call__"):
     tokens = np.zeros((BATCH, NUM_TOKENS, WIDTH), np.float32)
     queries = np.zeros((BATCH, NUM_QUERIES, WIDTH), np.float32)
     arguments = (queries, tokens, coords, mask)
-  return jax.jit(functools.partial(module.init, method=method))(
-    jax.random.key(0), *arguments
-  )
+  init = functools.partial(module.init, method=method)
+  if not isinstance(module, tca_jax.ReTreever) and hasattr(module, "local_units"):
+    init = functools.partial(init, values=values, query_coords=query_coords)
+  return jax.jit(init)(jax.random.key(0), *arguments)
 
 
 @functools.cache

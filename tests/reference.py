@@ -223,3 +223,62 @@ def node_statistics(root, coords, values):
         else (0, None, None, None, None, None)
       )
   return statistics
+
+
+def _wrap(offset, periods):
+  """The shortest difference on each axis; a period of 0 is none."""
+  return np.array(
+    [
+      o - p * np.round(o / p) if p else o
+      for o, p in zip(offset, periods or [0] * len(offset), strict=True)
+    ]
+  )
+
+
+def nearest_nodes(query, root, statistics, num_paths, periods=None):
+  """Returns the nodes read by a beam of the nearest boxes as a set of (level, index).
+
+  Args:
+    query: `[C]`.
+    root: the tree.
+    statistics: those of `node_statistics`.
+    num_paths: the beam width.
+    periods: the period of each axis, 0 for none.
+  """
+
+  def distance(node):
+    _, centroid, low, high, _, _ = statistics[node.level, node.index]
+    gap = np.abs(_wrap((low + high) / 2 - query, periods)) - (high - low) / 2
+    box = np.sum(np.maximum(gap, 0) ** 2)
+    return box + 1e-4 * np.sum(_wrap(centroid - query, periods) ** 2)
+
+  frontier, read = [root], set()
+  while frontier[0].children:
+    found = [c for node in frontier for c in node.children if c.tokens]
+    found.sort(key=lambda c: (distance(c), c.index))
+    frontier = found[:num_paths]
+    read |= {(c.level, c.index) for c in found[num_paths:]}
+  return read | {(c.level, c.index) for c in frontier if c.tokens}
+
+
+def local_frame(offsets, counts, means, variances, value_spread):
+  """Local length, reference, slope and spread of the nodes read, one value channel.
+
+  Args:
+    offsets: `[S, C]`, from the query to each node.
+    counts: `[S]`.
+    means: `[S]`.
+    variances: `[S]`.
+    value_spread: standard deviation of all values.
+  """
+  square = np.sum(offsets**2, axis=1)
+  length = np.sqrt(np.mean(np.sort(square)[:4]))
+  x = offsets / length
+  weight = np.where(counts == 1, 1, 0.05) / (square / length**2 + 0.25) ** 2
+  weight /= weight.sum()
+  x0, y0 = weight @ x, weight @ means
+  normal = (weight[:, None] * (x - x0)).T @ (x - x0) + 0.02 * np.eye(x.shape[1])
+  slope = np.linalg.solve(normal, (weight[:, None] * (x - x0)).T @ (means - y0))
+  residual = means - y0 - (x - x0) @ slope
+  variance = weight @ (residual**2 + variances) + (1e-3 * value_spread) ** 2
+  return length, y0 - x0 @ slope, slope, np.sqrt(variance)

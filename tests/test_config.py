@@ -19,7 +19,7 @@ CONFIGS = [CopyConfig, GPConfig, ImageConfig, ActivityConfig, TerrainConfig]
 @pytest.mark.parametrize(
   "change, message",
   [
-    (dict(model="lstm"), r"model must be one of \('tca', 'ca', 'perceiver'\), got 'l"),
+    (dict(model="lstm"), r"model must be one of \('tca', 'ca', 'perceiver', 'rel"),
     (dict(num_steps=0), "num_steps must be at least 1, got 0"),
     (dict(num_steps=1.5), "num_steps must be int, got 1.5"),
     (dict(learning_rate=float("nan")), "learning_rate must be at least 0, got nan"),

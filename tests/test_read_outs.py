@@ -125,7 +125,7 @@ def test_read_out_without_tree_refuses_trees_paths_and_leaves(name, rng):
   apply = functools.partial(layer.apply, models.params(layer))
   memory = _index(layer, rng)
   title = type(layer).__name__
-  message = f"read_out must be a TreeCrossAttention, got {title}"
+  message = f"read_out must have a tree, such as TreeCrossAttention, got {title}"
   with pytest.raises(ValueError, match=message):
     trees = jax.vmap(tca_jax.build_tree)(coords)
     apply(tokens, coords, tree=trees, method="index")

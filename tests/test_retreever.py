@@ -20,7 +20,7 @@ from tests.models import NUM_TOKENS
 _enable_x64 = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
 
-@pytest.mark.parametrize("name", models.READ_OUTS)
+@pytest.mark.parametrize("name", models.READ_OUTS + models.RELATIVE)
 def test_retreever_masked_equals_truncated_and_masked_tokens_are_ignored(name, rng):
   model = models.model(name, num_layers=1)
   coords, values, query_coords, mask = models.inputs(rng, num_valid=7)
@@ -37,7 +37,7 @@ def test_retreever_masked_equals_truncated_and_masked_tokens_are_ignored(name, r
     np.testing.assert_allclose(x, out.output[field], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.READ_OUTS)
+@pytest.mark.parametrize("name", models.READ_OUTS + models.RELATIVE)
 def test_retreever_examples_and_queries_are_independent(name, rng):
   model, inputs = models.model(name, num_layers=1), models.inputs(rng)
   params, apply = models.params(model), models.compiled(model)
@@ -59,7 +59,7 @@ def test_retreever_one_example_and_one_query_equals_the_batch(rng):
   np.testing.assert_allclose(one.output.mean[0, 0], out[1, 2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.READ_OUTS)
+@pytest.mark.parametrize("name", models.READ_OUTS + models.RELATIVE)
 def test_retreever_empty_context_under_jit_is_ignored_with_finite_gradients(name, rng):
   model = models.model(name, num_layers=1)
   params = models.params(model)
@@ -138,7 +138,7 @@ def test_retreever_without_tree_refuses_trees_paths_and_leaves(rng):
   model = models.model("ca")
   coords, values, query_coords, _ = models.inputs(rng)
   apply = functools.partial(model.apply, models.params(model))
-  message = "read_out must be a TreeCrossAttention, got CrossAttention"
+  message = "read_out must have a tree, such as TreeCrossAttention, got CrossAttention"
   with pytest.raises(ValueError, match=message):
     apply(coords, values, tree=jax.vmap(tca_jax.build_tree)(coords), method="index")
   memory = models.compiled(model, "index")(models.params(model), coords, values)

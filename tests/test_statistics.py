@@ -22,8 +22,10 @@ def _absolute(found):
   nodes = {}
   for l, level in enumerate(found.levels):
     for i, count in enumerate(level.count):
-      where = [x[i] + found.origin for x in (level.centroid, level.low, level.high)]
-      mean = level.mean[i] + found.value_origin
+      where = [
+        x[i] + found.domain.origin for x in (level.centroid, level.low, level.high)
+      ]
+      mean = level.mean[i] + found.domain.value_origin
       nodes[l, i] = (count, *where, mean, level.variance[i])
   return nodes
 

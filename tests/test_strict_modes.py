@@ -18,6 +18,7 @@ LIBRARY_TESTS = (
   "memory",
   "objectives",
   "read_outs",
+  "relative",
   "retreever",
   "retrieval",
   "serving",

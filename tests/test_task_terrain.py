@@ -13,6 +13,7 @@ from scipy import stats
 
 from experiments import terrain
 from experiments import terrain_scaling
+from experiments.common import evaluate
 from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.common.errors import ConfigError
@@ -105,7 +106,7 @@ def test_num_context_above_the_number_of_points_raises():
 
 
 def _expected_scores(mean, std, targets):
-  """SciPy reference of `terrain_scaling.scores`."""
+  """SciPy reference of `evaluate.mean_scores`."""
   expected = {"log_likelihood": stats.norm.logpdf(targets, mean, std).mean()}
   for level in (50, 90, 95):
     low, high = stats.norm.interval(level / 100, mean, std)
@@ -117,7 +118,7 @@ def test_scores_match_scipy(rng):
   mean, targets = rng.normal(size=(2, 500, 1)).astype(np.float32)
   std = rng.uniform(0.5, 2, mean.shape).astype(np.float32)
   output = tca_jax.Gaussian(mean=mean, std=std)
-  found = terrain_scaling.scores(output, targets)
+  found = evaluate.mean_scores(output, targets)
   expected = _expected_scores(mean, std, targets)
   assert found.keys() == expected.keys()
   for name, score in expected.items():

@@ -16,7 +16,7 @@ from tca_jax import tree
 
 Group = typing.Literal["task", "model", "training", "evaluation", "logging", "files"]
 GROUPS: tuple[Group, ...] = typing.get_args(Group)
-Model = typing.Literal["tca", "ca", "perceiver"]
+Model = typing.Literal["tca", "ca", "perceiver", "relative_tca", "relative_ca"]
 Recipe = typing.Literal["default", "paper"]
 
 # Options that were renamed, by their old name: stored configs and flags may still use it.
@@ -79,7 +79,9 @@ class Config:
     "model",
     "tca",
     "Model to train: Tree Cross Attention (tca), full Cross Attention (ca) or"
-    " Perceiver IO (perceiver). They differ only in how queries read the context.",
+    " Perceiver IO (perceiver), as in the paper; or, for a regression, Tree Cross"
+    " Attention or full Cross Attention to nodes as they are seen from the query"
+    " (relative_tca, relative_ca).",
   )
   num_layers: int = option(
     "model", 0, "Number of transformer layers in the encoder; 0: none.", at_least=0
@@ -111,6 +113,57 @@ class Config:
   )
   tree_gradient: bool = option(
     "model", True, "Gradient flow through the inner nodes of the tree."
+  )
+  beam_width: int = option(
+    "model",
+    8,
+    "Number of paths that a query of relative_tca follows, in training and, without"
+    " --num_paths, in evaluation.",
+    at_least=1,
+  )
+  read_layers: int = option(
+    "model",
+    3,
+    "Number of cross-attention layers of a relative model, from a query to the nodes"
+    " that it reads.",
+    at_least=1,
+  )
+  self_layers: int = option(
+    "model",
+    0,
+    "Number of transformer layers of a relative model among the nodes that a query"
+    " reads; they come first.",
+    at_least=0,
+  )
+  summary_width: int = option(
+    "model",
+    16,
+    "Width of the learned summary of a node in a relative model; 0: only the node's"
+    " statistics are read.",
+    at_least=0,
+  )
+  local_units: bool = option(
+    "model",
+    False,
+    "Values of a relative model in units of the spread of the nodes near the query.",
+  )
+  sees_scale: bool = option(
+    "model",
+    True,
+    "Knowledge of the absolute distance to the nearest nodes, and of their values and"
+    " spread, in a relative model.",
+  )
+  geometry_in_tokens: bool = option(
+    "model",
+    True,
+    "Location of a node relative to the query as a part of the node's token, in a"
+    " relative model.",
+  )
+  geometry_in_logits: bool = option(
+    "model",
+    True,
+    "Location of a node relative to the query as a bias of the attention logits, in a"
+    " relative model.",
   )
   num_latents: int = option(
     "model",
@@ -191,9 +244,10 @@ class Config:
   )
   num_paths: int = option(
     "evaluation",
-    1,
-    "Beam width of TCA: number of paths that a query follows through the tree.",
-    at_least=1,
+    0,
+    "Beam width: number of paths that a query follows through the tree; 0: as in"
+    " training, 1 for tca and --beam_width for relative_tca.",
+    at_least=0,
   )
   eval_seed: int = option(
     "evaluation",

@@ -128,7 +128,7 @@ def _make_eval_step(task: task_lib.Task) -> typing.Callable[..., dict[str, jax.A
 
 
 def _scores(
-  prefix: str, predicted: tca_jax.Gaussian | tca_jax.Categorical, targets: jax.Array
+  prefix: str, predicted: tca_jax.Regression | tca_jax.Categorical, targets: jax.Array
 ) -> dict[str, jax.Array]:
   """Log-likelihood, and accuracy of a classification, `[B, M]` each."""
   scores = {f"{prefix}log_likelihood": predicted.log_prob(targets)}
@@ -137,12 +137,29 @@ def _scores(
   return scores
 
 
-def coverages(predicted: tca_jax.Gaussian, targets: jax.Array) -> dict[str, jax.Array]:
+def coverages(
+  predicted: tca_jax.Regression, targets: jax.Array
+) -> dict[str, jax.Array]:
   """Share of the targets in each of the central `INTERVALS`, by metric name."""
   return {
     f"coverage_{level}": predicted.interval_coverage(targets, level / 100)
     for level in INTERVALS
   }
+
+
+def mean_scores(predicted: tca_jax.Regression, targets: jax.Array) -> dict[str, float]:
+  """Mean log-likelihood and coverages of predicted values.
+
+  Args:
+    predicted: distributions of `[M, E]` values.
+    targets: `[M, E]`.
+
+  Returns:
+    "log_likelihood", and "coverage_50", "coverage_90" and "coverage_95".
+  """
+  found = {"log_likelihood": predicted.log_prob(targets)}
+  found |= coverages(predicted, targets)
+  return {name: float(score.mean()) for name, score in found.items()}
 
 
 def result_source(task: task_lib.Task) -> dict[str, typing.Any]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 import tca_jax
+from tca_jax import walk as walk_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Inspection:
     """
     return nodes_read(*self._walks_and_trees(), context, query)
 
-  def _walks_and_trees(self) -> tuple[tca_jax.TreeReading, tca_jax.Tree]:
+  def _walks_and_trees(self) -> tuple[walk_lib.NodesRead, tca_jax.Tree]:
     walks = self.prediction.reading.walk
     if walks is None or self.trees is None:
       raise ValueError("only a model with a tree reads nodes")
@@ -49,7 +50,7 @@ class Inspection:
 
 
 def nodes_read(
-  walks: tca_jax.TreeReading, trees: tca_jax.Tree, context: int, query: int
+  walks: walk_lib.NodesRead, trees: tca_jax.Tree, context: int, query: int
 ) -> list[tuple[int, np.ndarray]]:
   """The nodes that one query of a batch read; see `Inspection.nodes_read`.
 

@@ -12,15 +12,15 @@ from tca_jax import masking
 from tca_jax import objectives
 
 
-def distribution(output: typing.Any) -> tca_jax.Gaussian | tca_jax.Categorical:
-  """The predicted distribution: a `Gaussian` as it is, or class logits `[..., K]`."""
-  if isinstance(output, tca_jax.Gaussian):
+def distribution(output: typing.Any) -> tca_jax.Regression | tca_jax.Categorical:
+  """The predicted distribution: of values as it is, or of classes from their logits."""
+  if isinstance(output, tca_jax.Regression):
     return output
   return tca_jax.Categorical(logits=output)
 
 
 def reward(
-  predicted: tca_jax.Gaussian | tca_jax.Categorical,
+  predicted: tca_jax.Regression | tca_jax.Categorical,
   targets: jax.Array,
   kind: objectives.Reward,
 ) -> jax.Array:
@@ -31,7 +31,7 @@ def reward(
     targets: `[B, M]` labels or `[B, M, E]` values.
     kind: reward of a classification.
   """
-  if isinstance(predicted, tca_jax.Gaussian) or kind == "likelihood":
+  if isinstance(predicted, tca_jax.Regression) or kind == "likelihood":
     return predicted.log_prob(targets)
   return predicted.accuracy(targets)
 

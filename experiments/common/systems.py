@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from experiments.common.config import Config
 from experiments.common.config import Model
+from experiments.common.errors import ConfigError
 import tca_jax
 
 
@@ -60,6 +61,7 @@ class System:
       first is the one that the model was trained for.
     has_tree: whether the read-out is a tree, so that beam widths and reading all
       leaves make sense.
+    is_relative: whether the read-out sees locations relative to the query.
   """
 
   title: str
@@ -67,10 +69,11 @@ class System:
   largest_read: Callable[[Config, int], int]
   readers: Mapping[str, Reader]
   has_tree: bool = False
+  is_relative: bool = False
 
   def evaluation_reader(self, config: Config) -> Reader:
     """The reader that evaluation uses: with a tree, of the beam width of the config."""
-    if self.has_tree:
+    if self.has_tree and config.num_paths:
       return beam_reader(config.num_paths)
     return next(iter(self.readers.values()))
 
@@ -97,7 +100,36 @@ def _build_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
 
 
 def _largest_tree_read(config: Config, max_context: int) -> int:
-  return tca_jax.num_read_slots(max_context, config.branch_factor, config.num_paths)
+  num_paths = config.num_paths or 1
+  return tca_jax.num_read_slots(max_context, config.branch_factor, num_paths)
+
+
+def _relative(config: Config) -> dict[str, typing.Any]:
+  return dict(
+    num_layers=config.read_layers,
+    num_self_layers=config.self_layers,
+    summary_width=config.summary_width,
+    local_units=config.local_units,
+    sees_scale=config.sees_scale,
+    geometry_in_tokens=config.geometry_in_tokens,
+    geometry_in_logits=config.geometry_in_logits,
+    **_shared(config),
+  )
+
+
+def _build_relative_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
+  del max_context
+  return tca_jax.RelativeTreeCrossAttention(
+    branch_factor=config.branch_factor,
+    order=config.order,
+    num_paths=config.beam_width,
+    **_relative(config),
+  )
+
+
+def _largest_relative_read(config: Config, max_context: int) -> int:
+  num_paths = config.num_paths or config.beam_width
+  return tca_jax.num_read_slots(max_context, config.branch_factor, num_paths)
 
 
 def _num_latents(config: Config, max_context: int) -> int:
@@ -133,6 +165,29 @@ SYSTEMS: dict[Model, System] = {
     largest_read=_num_latents,
     readers={"perceiver": Reader("Perceiver IO")},
   ),
+  "relative_tca": System(
+    title="Relative TCA",
+    build=_build_relative_tree_read_out,
+    largest_read=_largest_relative_read,
+    readers={
+      "relative_tca": Reader("Relative TCA"),
+      "relative_tca_full": dataclasses.replace(FULL, title="Relative TCA, all leaves"),
+    },
+    has_tree=True,
+    is_relative=True,
+  ),
+  "relative_ca": System(
+    title="Relative Cross Attention",
+    build=lambda config, _: tca_jax.RelativeCrossAttention(**_relative(config)),
+    largest_read=lambda _, max_context: max_context,
+    readers={"relative_ca": Reader("Relative Cross Attention", reads_all=True)},
+    is_relative=True,
+  ),
+}
+
+# The models of the paper.
+PUBLISHED: dict[Model, System] = {
+  name: system for name, system in SYSTEMS.items() if not system.is_relative
 }
 
 # Names in tables and figures, by the name that result files use.
@@ -140,11 +195,15 @@ TITLES: dict[str, str] = {
   name: reader.title
   for system in SYSTEMS.values()
   for name, reader in system.readers.items()
-}
+} | {"kriging": "Local kriging", "linear": "Linear interpolation"}
 
 
-def build_point_embedder(config: Config, num_frequencies: int) -> tca_jax.PointEmbedder:
+def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:
   """Makes the embedder of points that a config asks for."""
+  if SYSTEMS[config.model].is_relative:
+    return tca_jax.PlacelessEmbedder(
+      sees_values=not config.local_units, dtype=jnp.dtype(config.dtype)
+    )
   return tca_jax.PointEmbedder(
     num_frequencies=num_frequencies,
     position_skip=config.position_skip,
@@ -162,13 +221,22 @@ def build_model(
     max_context: largest number of tokens in a context.
     embedder: module that embeds tokens and queries.
     head: module that predicts from what a query read.
+
+  Raises:
+    ConfigError: if a relative model is asked for a classification.
   """
+  system = SYSTEMS[config.model]
+  if system.is_relative and isinstance(head, tca_jax.ClassificationHead):
+    raise ConfigError(
+      f"model={config.model} is for regressions; a classification has the models"
+      f" {', '.join(PUBLISHED)}"
+    )
   encoder = None
   if config.num_layers:
     encoder = tca_jax.Encoder(
       config.num_layers, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
     )
-  read_out = SYSTEMS[config.model].build(config, max_context)
+  read_out = system.build(config, max_context)
   return tca_jax.ReTreever(
     embedder=embedder, encoder=encoder, read_out=read_out, head=head
   )

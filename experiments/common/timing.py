@@ -59,3 +59,16 @@ def num_cores() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+class Clock:
+  """Seconds from one lap to the next."""
+
+  def __init__(self):
+    self._started = time.perf_counter()
+
+  def lap(self, result: typing.Any = None) -> float:
+    """Waits for a result; returns the seconds since the last lap or the start."""
+    jax.block_until_ready(result)
+    last, self._started = self._started, time.perf_counter()
+    return self._started - last

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.common.batch import Batch
 from experiments.data import packages
+import tca_jax
 
 MIN_CONTEXT = 16
 NUM_TARGETS = 128  # per window
@@ -80,6 +81,16 @@ class ElevationMap:
   asinh_scale: float | None
   pixel: float
 
+  def for_validation(self) -> "ElevationMap":
+    """Returns the map without its held-out part: the last tenth of train replaces it.
+
+    Options are chosen on this map, so that the held-out points measure only the choice.
+    """
+    count = len(self.train.coords) // 10
+    train = jax.tree.map(lambda x: x[:-count], self.train)
+    held_out = jax.tree.map(lambda x: x[-count:], self.train)
+    return dataclasses.replace(self, train=train, held_out=held_out)
+
   def to_metres(self, values: jax.typing.ArrayLike) -> np.ndarray:
     """Converts standardised elevations `[n, 1]` to metres, `[n]`."""
     elevation = self.mean + self.std * np.asarray(values)[:, 0]
@@ -107,6 +118,38 @@ class ElevationMap:
     square = self.asinh_scale**2
     variance = (growth - 1) * (growth * (square + 2 * median**2) + square) / 2
     return np.sqrt(growth) * median, np.sqrt(variance)
+
+  def predicted_in_metres(
+    self, predicted: tca_jax.Regression
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes moments in metres of predicted standardised elevations.
+
+    Args:
+      predicted: distributions of `[n, 1]` values.
+
+    Returns:
+      The mean and the standard deviation of the elevations in metres, `[n]` each.
+    """
+    if isinstance(predicted, tca_jax.Gaussian):
+      return self.moments_in_metres(predicted.mean, predicted.std)
+    weights = np.exp(np.asarray(predicted.log_weights, np.float64))[:, 0].T
+    means, stds = (
+      np.stack(x)
+      for x in zip(
+        *(
+          self.moments_in_metres(mean, std)
+          for mean, std in zip(
+            np.moveaxis(np.asarray(predicted.means), -1, 0),
+            np.moveaxis(np.asarray(predicted.stds), -1, 0),
+            strict=True,
+          )
+        ),
+        strict=True,
+      )
+    )
+    mean = np.sum(weights * means, axis=0)
+    variance = np.sum(weights * (stds**2 + (means - mean) ** 2), axis=0)
+    return mean, np.sqrt(variance)
 
 
 def load_points(dataset: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -188,6 +231,8 @@ def sample(
   batch_size: int,
   num_context: int,
   whole_map: jax.typing.ArrayLike = 0.0,
+  densest: float = 0.0,
+  full_context: float = 0.0,
 ) -> Batch:
   """Draws windows of a map, and the context and target points of each.
 
@@ -202,13 +247,18 @@ def sample(
     batch_size: B.
     num_context: N, the maximum number of context points, at least 16.
     whole_map: the probability that a window is enlarged to the whole map.
+    densest: the probability that a window is of the smallest size, whose context can
+      be as dense as the map; see `draw_windows`.
+    full_context: the probability that a context has num_context points.
 
   Returns:
     A `Batch` with M = 128, C = 2 and E = 1.
   """
   window_rng, size_rng, context_rng, target_rng, whole_rng = jax.random.split(rng, 5)
   min_share = min((num_context + NUM_TARGETS) / len(train.coords), 1)
-  centre, half_width = draw_windows(window_rng, train.coords, batch_size, min_share)
+  centre, half_width = draw_windows(
+    window_rng, train.coords, batch_size, min_share, densest
+  )
   whole = jax.random.bernoulli(whole_rng, whole_map, (batch_size,))
   half_width = jnp.where(whole, jnp.inf, half_width)
   if held_out is None:
@@ -221,6 +271,9 @@ def sample(
     target = draw_points(target_rng, held_out.coords, centre, half_width, NUM_TARGETS)
     context = draw_points(context_rng, train.coords, centre, half_width, num_context)
   count = jax.random.randint(size_rng, (batch_size, 1), MIN_CONTEXT, num_context + 1)
+  full_rng = jax.random.fold_in(size_rng, 0)
+  full = jax.random.bernoulli(full_rng, full_context, (batch_size, 1))
+  count = jnp.where(full, num_context, count)
   return Batch(
     coords=train.coords[context],
     values=train.values[context],
@@ -232,7 +285,11 @@ def sample(
 
 
 def draw_windows(
-  rng: jax.Array, coords: jax.Array, batch_size: int, min_share: float
+  rng: jax.Array,
+  coords: jax.Array,
+  batch_size: int,
+  min_share: float,
+  smallest: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws square windows around points, of all sizes.
 
@@ -245,13 +302,15 @@ def draw_windows(
     coords: `[n, 2]` in random order.
     batch_size: B.
     min_share: the smallest share.
+    smallest: the probability that a window has exactly the smallest share.
 
   Returns:
     The centres, `[B, 2]`, and half the sides, `[B]`.
   """
   centre_rng, share_rng = jax.random.split(rng)
   centre = coords[jax.random.randint(centre_rng, (batch_size,), 0, len(coords))]
-  share = min_share ** jax.random.uniform(share_rng, (batch_size,))
+  power = jax.random.uniform(share_rng, (batch_size,)) / (1 - smallest)
+  share = min_share ** jnp.minimum(power, 1)
   distances = jnp.sort(_distance(coords[:_NUM_REFERENCE_POINTS], centre))
   count = distances.shape[1]
   rank = jnp.minimum(jnp.int32(share * count), count - 1)

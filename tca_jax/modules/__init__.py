@@ -7,6 +7,9 @@ and `PerceiverIO` have one interface, `ReadOut`:
   read(memory, queries) -> Reading           for every batch of queries
   (queries, tokens, coords, mask) -> output  both, as a drop-in layer
 
+`RelativeTreeCrossAttention` and `RelativeCrossAttention` have it too. They also need
+the observed `values` and the `query_coords`, by name.
+
 Random streams: "policy" samples the walks if `train` is True. "dropout" is needed if
 `train` is True and a dropout rate is above 0.
 
@@ -17,6 +20,7 @@ statistics of layer norm stay float32.
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules.embedders import fourier_features
+from tca_jax.modules.embedders import PlacelessEmbedder
 from tca_jax.modules.embedders import PointEmbedder
 from tca_jax.modules.embedders import SequenceEmbedder
 from tca_jax.modules.embedders import sinusoids
@@ -24,9 +28,13 @@ from tca_jax.modules.heads import Categorical
 from tca_jax.modules.heads import ClassificationHead
 from tca_jax.modules.heads import Gaussian
 from tca_jax.modules.heads import GaussianHead
+from tca_jax.modules.heads import GaussianMixture
+from tca_jax.modules.heads import MixtureHead
+from tca_jax.modules.heads import Regression
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import TrainingReading
+from tca_jax.modules.interface import Units
 from tca_jax.modules.layers import Aggregator
 from tca_jax.modules.layers import Encoder
 from tca_jax.modules.layers import FeedForward
@@ -36,6 +44,8 @@ from tca_jax.modules.layers import TransformerLayer
 from tca_jax.modules.read_outs import CrossAttention
 from tca_jax.modules.read_outs import PerceiverIO
 from tca_jax.modules.read_outs import TreeCrossAttention
+from tca_jax.modules.relative import RelativeCrossAttention
+from tca_jax.modules.relative import RelativeTreeCrossAttention
 from tca_jax.modules.retreever import Prediction
 from tca_jax.modules.retreever import ReTreever
 from tca_jax.modules.retreever import TrainingPrediction
@@ -51,12 +61,18 @@ __all__ = [
   "FlatMemory",
   "Gaussian",
   "GaussianHead",
+  "GaussianMixture",
+  "MixtureHead",
   "PerceiverIO",
+  "PlacelessEmbedder",
   "PointEmbedder",
   "Prediction",
   "ReTreever",
   "ReadOut",
   "Reading",
+  "Regression",
+  "RelativeCrossAttention",
+  "RelativeTreeCrossAttention",
   "SelfAttention",
   "SequenceEmbedder",
   "TrainingPrediction",
@@ -64,6 +80,7 @@ __all__ = [
   "TransformerLayer",
   "TreeCrossAttention",
   "TreeMemory",
+  "Units",
   "fourier_features",
   "sinusoids",
 ]

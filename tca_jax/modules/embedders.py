@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import MLP
 
-__all__ = ["PointEmbedder", "SequenceEmbedder", "fourier_features", "sinusoids"]
+__all__ = [
+  "PlacelessEmbedder",
+  "PointEmbedder",
+  "SequenceEmbedder",
+  "fourier_features",
+  "sinusoids",
+]
 
 
 class PointEmbedder(nn.Module):
@@ -53,6 +59,41 @@ class PointEmbedder(nn.Module):
     positions = fourier_features(coords, self.num_frequencies)
     x = self.query(positions)
     return x + self.place(positions) if self.position_skip else x
+
+
+class PlacelessEmbedder(nn.Module):
+  """Embeds points without their locations, which relative read-outs see themselves.
+
+  Attributes:
+    width: D.
+    sees_values: whether tokens are a projection of the observed values; otherwise all
+      tokens are equal, so that predictions do not depend on the values' origin and
+      scale.
+    dtype: the data type of activations.
+  """
+
+  width: int = 64
+  sees_values: bool = False
+  dtype: Dtype = jnp.float32
+
+  def setup(self) -> None:
+    init = nn.initializers.normal(1.0)
+    self.token = self.param("token", init, (self.width,), jnp.float32)
+    self.query = self.param("query", init, (self.width,), jnp.float32)
+    if self.sees_values:
+      self.value = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+
+  def tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
+    """Embeds observations, `[B, N, C]` and `[B, N, E]` -> `[B, N, D]`."""
+    token = self.token.astype(self.dtype)
+    if self.sees_values:
+      return token[None, None] + self.value(values)
+    return jnp.broadcast_to(token, (*coords.shape[:2], self.width))
+
+  def queries(self, coords: jax.Array) -> jax.Array:
+    """Embeds queries, `[B, M, C] -> [B, M, D]`; all are equal."""
+    query = self.query.astype(self.dtype)
+    return jnp.broadcast_to(query, (*coords.shape[:2], self.width))
 
 
 class SequenceEmbedder(nn.Module):

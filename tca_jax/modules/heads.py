@@ -1,15 +1,26 @@
 """Heads, and the distributions that they predict."""
 
+import math
+
 import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from tca_jax import objectives
+from tca_jax.modules.interface import Units
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import MLP
 
-__all__ = ["Categorical", "ClassificationHead", "Gaussian", "GaussianHead"]
+__all__ = [
+  "Categorical",
+  "ClassificationHead",
+  "Gaussian",
+  "GaussianHead",
+  "GaussianMixture",
+  "MixtureHead",
+  "Regression",
+]
 
 
 @chex.dataclass(frozen=True)
@@ -23,6 +34,21 @@ class Gaussian:
 
   mean: jax.Array
   std: jax.Array
+
+  def in_units(self, units: Units) -> "Gaussian":
+    """Returns the distributions of origin + scale * y, if these are those of y.
+
+    Args:
+      units: the `Units` of a relative read-out.
+
+    >>> one = jnp.ones(1)
+    >>> there = Gaussian(mean=one, std=one).in_units(Units(origin=5 * one, scale=2 * one))
+    >>> there.mean.item(), there.std.item()
+    (7.0, 2.0)
+    """
+    return Gaussian(
+      mean=units.origin + units.scale * self.mean, std=units.scale * self.std
+    )
 
   def log_prob(self, targets: jax.Array) -> jax.Array:
     """Computes the log density in nats, summed over channels.
@@ -56,6 +82,75 @@ class Gaussian:
     quantile = jax.scipy.stats.norm.ppf((1 + level) / 2)
     half_width = self.std * quantile.astype(self.std.dtype)
     return jnp.mean(jnp.abs(targets - self.mean) <= half_width, axis=-1)
+
+
+@chex.dataclass(frozen=True)
+class GaussianMixture:
+  """Independent mixtures of K normal distributions, of E channels.
+
+  Where errors are small most of the time and large now and then, a mixture is
+  calibrated at all levels, and a normal distribution is not.
+
+  Attributes:
+    log_weights: `[..., E, K]` float32, the logarithms of weights whose sum is 1.
+    means: `[..., E, K]` float32.
+    stds: `[..., E, K]` float32, positive.
+  """
+
+  log_weights: jax.Array
+  means: jax.Array
+  stds: jax.Array
+
+  @property
+  def mean(self) -> jax.Array:
+    """`[..., E]` float32, the mean of the mixture."""
+    return jnp.sum(jnp.exp(self.log_weights) * self.means, axis=-1)
+
+  @property
+  def std(self) -> jax.Array:
+    """`[..., E]` float32, the standard deviation of the mixture."""
+    square = self.stds**2 + (self.means - self.mean[..., None]) ** 2
+    return jnp.sqrt(jnp.sum(jnp.exp(self.log_weights) * square, axis=-1))
+
+  def in_units(self, units: Units) -> "GaussianMixture":
+    """Returns the distributions of origin + scale * y, if these are those of y."""
+    origin, scale = units.origin[..., None], units.scale[..., None]
+    return GaussianMixture(
+      log_weights=self.log_weights,
+      means=origin + scale * self.means,
+      stds=scale * self.stds,
+    )
+
+  def log_prob(self, targets: jax.Array) -> jax.Array:
+    """Computes the log density in nats, `[..., E] -> [...]`, summed over channels.
+
+    >>> same = GaussianMixture(
+    ...   log_weights=jnp.log(jnp.full((1, 2), 0.5)),
+    ...   means=jnp.zeros((1, 2)),
+    ...   stds=jnp.ones((1, 2)),
+    ... )
+    >>> round(same.log_prob(jnp.zeros(1)).item(), 4)
+    -0.9189
+    """
+    density = jax.scipy.stats.norm.logpdf(targets[..., None], self.means, self.stds)
+    by_channel = jax.nn.logsumexp(self.log_weights + density, axis=-1)
+    return jnp.sum(by_channel, axis=-1)
+
+  def interval_coverage(self, targets: jax.Array, level: float) -> jax.Array:
+    """Computes the fraction of channels whose target is in the central interval.
+
+    The interval has equal probability on both sides of the median.
+
+    Args:
+      targets: `[..., E]`.
+      level: the probability of the interval, in (0, 1).
+
+    Returns:
+      `[...]` float32 in [0, 1].
+    """
+    below = jax.scipy.stats.norm.cdf(targets[..., None], self.means, self.stds)
+    below = jnp.sum(jnp.exp(self.log_weights) * below, axis=-1)
+    return jnp.mean(jnp.abs(2 * below - 1) <= level, axis=-1)
 
 
 @chex.dataclass(frozen=True)
@@ -95,6 +190,10 @@ class Categorical:
     [1.0, 0.0]
     """
     return objectives.accuracy(self.logits, labels)
+
+
+#: A distribution of continuous values.
+Regression = Gaussian | GaussianMixture
 
 
 class ClassificationHead(nn.Module):
@@ -140,3 +239,35 @@ class GaussianHead(nn.Module):
       return Gaussian(mean=mean, std=jnp.exp(raw))
     std = self.min_std + (1 - self.min_std) * nn.softplus(raw)
     return Gaussian(mean=mean, std=std)
+
+
+class MixtureHead(nn.Module):
+  """Predicts a `GaussianMixture` of E channels from `[..., D]`.
+
+  Attributes:
+    num_outputs: E.
+    num_components: K.
+    min_std: the lower bound of standard deviations, as in `GaussianHead`.
+    hidden: the width of the hidden layer.
+    dtype: the data type of activations.
+  """
+
+  num_outputs: int
+  num_components: int = 3
+  min_std: float = 0.01
+  hidden: int = 128
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> GaussianMixture:
+    shape = (self.num_outputs, 3, self.num_components)
+    mlp = MLP([self.hidden, math.prod(shape)], nn.relu, self.dtype)
+    raw = mlp(x).astype(jnp.float32).reshape(*x.shape[:-1], *shape)
+    logits, means, stds = (raw[..., i, :] for i in range(3))
+    # Components start with different widths; otherwise they stay alike for long.
+    stds += jnp.linspace(-1, 1, self.num_components, dtype=jnp.float32)
+    return GaussianMixture(
+      log_weights=jax.nn.log_softmax(logits),
+      means=means,
+      stds=self.min_std + (1 - self.min_std) * nn.softplus(stds),
+    )

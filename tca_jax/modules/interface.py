@@ -14,8 +14,31 @@ from tca_jax.memory import FlatMemory
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import FeedForward
 from tca_jax.tree import Tree
+from tca_jax.walk import NodesRead
 
-__all__ = ["ReadOut", "Reading", "TrainingReading", "attend_all"]
+__all__ = [
+  "DotProductReadOut",
+  "ReadOut",
+  "Reading",
+  "TrainingReading",
+  "Units",
+  "attend_all",
+]
+
+
+@chex.dataclass(frozen=True)
+class Units:
+  """The units in which a relative read-out describes values.
+
+  A prediction y of the head means origin + scale * y.
+
+  Attributes:
+    origin: `[B, M, E]` float32.
+    scale: `[B, M, E]` float32, positive.
+  """
+
+  origin: jax.Array
+  scale: jax.Array
 
 
 @chex.dataclass(frozen=True)
@@ -28,11 +51,14 @@ class Reading:
       read.
     walk: the nodes read, with leading axes `[B, M]`; None for read-outs without a
       tree.
+    units: the `Units` of a prediction from the output; None for read-outs that are not
+      relative.
   """
 
   output: jax.Array
   num_read: jax.Array
-  walk: retrieval.TreeReading | None = None
+  walk: NodesRead | None = None
+  units: Units | None = None
 
 
 @chex.dataclass(frozen=True, kw_only=True)
@@ -53,7 +79,7 @@ class TrainingReading(Reading):
 
 
 class ReadOut(nn.Module):
-  """The interface and the shared layers of the read-outs.
+  """The interface of the read-outs.
 
   The public methods check and clean their inputs, then call the hooks `store`,
   `retrieve` and `retrieve_leaves`. A module that has already checked its inputs, such
@@ -73,6 +99,187 @@ class ReadOut(nn.Module):
   dropout: float = 0.0
   dtype: Dtype = jnp.float32
 
+  def __call__(
+    self,
+    queries: jax.Array,
+    tokens: jax.Array,
+    coords: jax.Array,
+    mask: jax.Array | None = None,
+    train: bool = False,
+    *,
+    values: jax.Array | None = None,
+    query_coords: jax.Array | None = None,
+  ) -> jax.Array:
+    """Indexes a context and reads it, as a drop-in cross-attention layer.
+
+    Args:
+      queries: `[B, M, D]`.
+      tokens: `[B, N, D]`.
+      coords: `[B, N, C]`, the location of each token.
+      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
+      train: whether to sample walks and to use dropout.
+      values: `[B, N, E]`, the observed values, which relative read-outs need.
+      query_coords: `[B, M, C]`, the locations of the queries, which they need too.
+
+    Returns:
+      `[B, M, D]`.
+
+    Raises:
+      ValueError: see `index` and `read`.
+    """
+    memory = self.index(tokens, coords, mask, train, values=values)
+    return self.read(memory, queries, train, query_coords=query_coords).output
+
+  def index(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    mask: jax.Array | None = None,
+    train: bool = False,
+    tree: Tree | None = None,
+    *,
+    values: jax.Array | None = None,
+  ) -> typing.Any:
+    """Computes the memory of each context.
+
+    Args:
+      tokens: `[B, N, D]`.
+      coords: `[B, N, C]`, the location of each token.
+      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
+      train: whether to use dropout.
+      tree: a batch of trees over the same coordinates and mask, for read-outs with a
+        tree; None means that the trees are built here.
+      values: `[B, N, E]`, the observed values, which relative read-outs need.
+
+    Returns:
+      The memory, with leading axis B: a `TreeMemory` from `TreeCrossAttention`, a
+      `NodeMemory` from `RelativeTreeCrossAttention`, a `PointMemory` from
+      `RelativeCrossAttention`, else a `FlatMemory`.
+
+    Raises:
+      ValueError: if a shape, a dtype or an option is wrong, if a given tree does not
+        fit the tokens, if a tree is given to a read-out without one, or if values are
+        missing; outside a transformation also if a context has no valid token, or if
+        a coordinate, a value or a feature of a valid token is not finite.
+    """
+    given = {} if values is None else {"values": values}
+    coords, mask, tokens, *cleaned = checks.clean_context(
+      coords, mask, tokens=tokens, **given
+    )
+    values = cleaned[0] if cleaned else None
+    return self.store(tokens, coords, values, mask, train, tree)
+
+  def read(
+    self,
+    memory: typing.Any,
+    queries: jax.Array,
+    train: bool = False,
+    num_paths: int | None = None,
+    *,
+    query_coords: jax.Array | None = None,
+  ) -> Reading:
+    """Reads memories with queries.
+
+    Args:
+      memory: the result of `index` for B contexts.
+      queries: `[B, M, D]`.
+      train: whether to use dropout. `TreeCrossAttention` then also samples its walks
+        with the random stream "policy", and reads all leaves.
+      num_paths: the number of paths that each query follows in a tree, see
+        `retrieval.read`; None means the read-out's own number. For read-outs without
+        a tree, and for `TreeCrossAttention` in training, it must be 1 or None.
+      query_coords: `[B, M, C]`, the locations of the queries, which relative read-outs
+        need.
+
+    Returns:
+      A `Reading`; from `TreeCrossAttention` with train=True a `TrainingReading`.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong, if num_paths is not allowed, or if
+        query_coords are missing; outside a transformation also if a query or a
+        location is not finite.
+    """
+    _check_queries(queries, query_coords)
+    return self.retrieve(memory, queries, query_coords, train, num_paths)
+
+  def read_leaves(
+    self,
+    memory: typing.Any,
+    queries: jax.Array,
+    query_coords: jax.Array | None = None,
+  ) -> Reading:
+    """Reads all leaves of a tree with the same parameters (ReTreever-Full).
+
+    Args:
+      memory: the result of `index` of a read-out with a tree, for B contexts.
+      queries: `[B, M, D]`.
+      query_coords: see `read`.
+
+    Returns:
+      A `Reading` without a walk.
+
+    Raises:
+      ValueError: if a shape or dtype is wrong, or if the read-out has no tree; outside
+        a transformation also if a query is not finite.
+    """
+    _check_queries(queries, query_coords)
+    return self.retrieve_leaves(memory, queries, query_coords)
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    train: bool,
+    tree: Tree | None,
+  ) -> typing.Any:
+    """Implements `index`; arrays are checked, and 0 where masked."""
+    raise NotImplementedError
+
+  def retrieve(
+    self,
+    memory: typing.Any,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+    num_paths: int | None,
+  ) -> Reading:
+    """Implements `read`; queries are checked."""
+    raise NotImplementedError
+
+  def retrieve_leaves(
+    self, memory: typing.Any, queries: jax.Array, query_coords: jax.Array | None
+  ) -> Reading:
+    """Implements `read_leaves`; queries are checked."""
+    del memory, queries, query_coords
+    raise self._no_tree_error()
+
+  def _no_tree_error(self) -> ValueError:
+    return ValueError(
+      f"read_out must have a tree, such as TreeCrossAttention, got"
+      f" {type(self).__name__}"
+    )
+
+  def _check_no_tree(self, tree: Tree | None) -> None:
+    if tree is not None:
+      raise self._no_tree_error()
+
+  def _check_one_path(self, num_paths: int | None) -> None:
+    if num_paths not in (1, None):
+      raise ValueError(
+        f"num_paths must be 1 for {type(self).__name__}, which has no tree, got"
+        f" {num_paths}"
+      )
+
+  def _check_tokens(self, tokens: jax.Array) -> None:
+    if tokens.ndim != 3 or tokens.shape[-1] != self.width:
+      raise ValueError(f"tokens must be [B, N, {self.width}], got shape {tokens.shape}")
+
+
+class DotProductReadOut(ReadOut):
+  """The layers of the read-outs whose attention is a dot product of embeddings."""
+
   def setup(self) -> None:
     if self.width % self.num_heads:
       raise ValueError(
@@ -85,133 +292,6 @@ class ReadOut(nn.Module):
     self.out = nn.Dense(self.width, dtype=self.dtype)
     self.out_dropout = nn.Dropout(self.dropout)
     self.feed_forward = FeedForward(self.hidden, self.dropout, self.dtype)
-
-  def __call__(
-    self,
-    queries: jax.Array,
-    tokens: jax.Array,
-    coords: jax.Array,
-    mask: jax.Array | None = None,
-    train: bool = False,
-  ) -> jax.Array:
-    """Indexes a context and reads it, as a drop-in cross-attention layer.
-
-    Args:
-      queries: `[B, M, D]`.
-      tokens: `[B, N, D]`.
-      coords: `[B, N, C]`, the location of each token.
-      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
-      train: whether to sample walks and to use dropout.
-
-    Returns:
-      `[B, M, D]`.
-
-    Raises:
-      ValueError: see `index` and `read`.
-    """
-    return self.read(self.index(tokens, coords, mask, train), queries, train).output
-
-  def index(
-    self,
-    tokens: jax.Array,
-    coords: jax.Array,
-    mask: jax.Array | None = None,
-    train: bool = False,
-    tree: Tree | None = None,
-  ) -> typing.Any:
-    """Computes the memory of each context.
-
-    Args:
-      tokens: `[B, N, D]`.
-      coords: `[B, N, C]`, the location of each token.
-      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
-      train: whether to use dropout.
-      tree: a batch of trees over the same coordinates and mask, for
-        `TreeCrossAttention`; None means that the trees are built here.
-
-    Returns:
-      A `TreeMemory` from `TreeCrossAttention`, else a `FlatMemory`, with leading axis
-      B.
-
-    Raises:
-      ValueError: if a shape, a dtype or an option is wrong, if a given tree does not
-        fit the tokens, or if a tree is given to a read-out without one; outside a
-        transformation also if a context has no valid token, or if a coordinate or a
-        feature of a valid token is not finite.
-    """
-    coords, mask, tokens = checks.clean_context(coords, mask, tokens=tokens)
-    return self.store(tokens, coords, mask, train, tree)
-
-  def read(
-    self,
-    memory: typing.Any,
-    queries: jax.Array,
-    train: bool = False,
-    num_paths: int = 1,
-  ) -> Reading:
-    """Reads memories with queries.
-
-    Args:
-      memory: the result of `index` for B contexts.
-      queries: `[B, M, D]`.
-      train: whether to use dropout. `TreeCrossAttention` then also samples its walks
-        with the random stream "policy", and reads all leaves.
-      num_paths: the number of paths that each query follows in a tree, see
-        `retrieval.read`; must be 1 for read-outs without a tree, and in training.
-
-    Returns:
-      A `Reading`; from `TreeCrossAttention` with train=True a `TrainingReading`.
-
-    Raises:
-      ValueError: if a shape or dtype is wrong, or if num_paths is not allowed; outside
-        a transformation also if a query is not finite.
-    """
-    checks.check_finite(queries=queries)
-    return self.retrieve(memory, queries, train, num_paths)
-
-  def read_leaves(self, memory: typing.Any, queries: jax.Array) -> Reading:
-    """Reads all leaves of a tree with the same parameters (ReTreever-Full).
-
-    Args:
-      memory: the result of `TreeCrossAttention.index` for B contexts.
-      queries: `[B, M, D]`.
-
-    Returns:
-      A `Reading` without a walk.
-
-    Raises:
-      ValueError: if a shape or dtype is wrong, or if the read-out has no tree; outside
-        a transformation also if a query is not finite.
-    """
-    checks.check_finite(queries=queries)
-    return self.retrieve_leaves(memory, queries)
-
-  def store(
-    self,
-    tokens: jax.Array,
-    coords: jax.Array,
-    mask: jax.Array,
-    train: bool,
-    tree: Tree | None,
-  ) -> typing.Any:
-    """Implements `index`; tokens and coords are checked, and 0 where masked."""
-    raise NotImplementedError
-
-  def retrieve(
-    self, memory: typing.Any, queries: jax.Array, train: bool, num_paths: int
-  ) -> Reading:
-    """Implements `read`; queries are checked."""
-    raise NotImplementedError
-
-  def retrieve_leaves(self, memory: typing.Any, queries: jax.Array) -> Reading:
-    """Implements `read_leaves`; queries are checked."""
-    del memory, queries
-    raise self._no_tree_error()
-
-  def _no_tree_error(self) -> ValueError:
-    return ValueError(
-      f"read_out must be a TreeCrossAttention, got {type(self).__name__}"
-    )
 
   def _store_flat(self, tokens: jax.Array, mask: jax.Array) -> FlatMemory:
     return FlatMemory(
@@ -231,10 +311,6 @@ class ReadOut(nn.Module):
       num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
     )
 
-  def _check_tokens(self, tokens: jax.Array) -> None:
-    if tokens.ndim != 3 or tokens.shape[-1] != self.width:
-      raise ValueError(f"tokens must be [B, N, {self.width}], got shape {tokens.shape}")
-
   def _heads(self, projection: nn.Dense, x: jax.Array) -> jax.Array:
     """`[..., D] -> [..., H, Dh]`."""
     return attention.split_heads(projection(x), self.num_heads)
@@ -252,6 +328,17 @@ class ReadOut(nn.Module):
     h = self.out(attention.merge_heads(attended))
     h = queries + self.out_dropout(h, deterministic=not train)
     return self.feed_forward(h, train)
+
+
+def _check_queries(queries: jax.Array, query_coords: jax.Array | None) -> None:
+  checks.check_finite(queries=queries)
+  if query_coords is not None:
+    checks.check_finite(query_coords=query_coords)
+    if query_coords.ndim != 3 or query_coords.shape[:2] != queries.shape[:2]:
+      raise ValueError(
+        f"query_coords must be {queries.shape[:2]} + (C,) to match queries"
+        f" {queries.shape}, got shape {query_coords.shape}"
+      )
 
 
 def attend_all(

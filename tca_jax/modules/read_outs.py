@@ -5,7 +5,6 @@ import functools
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tca_jax import checks
 from tca_jax import memory as memory_lib
@@ -13,9 +12,10 @@ from tca_jax import retrieval
 from tca_jax import tree as tree_lib
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import TreeMemory
+from tca_jax.modules import trees
 from tca_jax.modules.interface import attend_all
+from tca_jax.modules.interface import DotProductReadOut
 from tca_jax.modules.interface import Reading
-from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import TrainingReading
 from tca_jax.modules.layers import Aggregator
 from tca_jax.modules.layers import Encoder
@@ -27,22 +27,20 @@ __all__ = [
 ]
 
 
-class _FlatReadOut(ReadOut):
+class _FlatReadOut(DotProductReadOut):
   """A read-out without a tree: every query reads the whole memory."""
 
   def retrieve(
-    self, memory: FlatMemory, queries: jax.Array, train: bool, num_paths: int
+    self,
+    memory: FlatMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+    num_paths: int | None,
   ) -> Reading:
-    if num_paths != 1:
-      raise ValueError(
-        f"num_paths must be 1 for {type(self).__name__}, which has no tree, got"
-        f" {num_paths}"
-      )
+    del query_coords
+    self._check_one_path(num_paths)
     return self._retrieve_flat(memory, queries, train)
-
-  def _check_no_tree(self, tree: tree_lib.Tree | None) -> None:
-    if tree is not None:
-      raise self._no_tree_error()
 
 
 class CrossAttention(_FlatReadOut):
@@ -52,11 +50,12 @@ class CrossAttention(_FlatReadOut):
     self,
     tokens: jax.Array,
     coords: jax.Array,
+    values: jax.Array | None,
     mask: jax.Array,
     train: bool,
     tree: tree_lib.Tree | None,
   ) -> FlatMemory:
-    del coords, train
+    del coords, values, train
     self._check_no_tree(tree)
     self._check_tokens(tokens)
     return self._store_flat(tokens, mask)
@@ -97,6 +96,7 @@ class PerceiverIO(_FlatReadOut):
     self,
     tokens: jax.Array,
     coords: jax.Array,
+    values: jax.Array | None,
     mask: jax.Array,
     train: bool,
     tree: tree_lib.Tree | None,
@@ -105,15 +105,15 @@ class PerceiverIO(_FlatReadOut):
     self._check_tokens(tokens)
     shape = (tokens.shape[0], *self.latents.shape)
     latents = jnp.broadcast_to(self.latents, shape).astype(self.dtype)
-    context = self.distil.store(tokens, coords, mask, train, tree=None)
-    latents = self.distil.retrieve(context, latents, train, num_paths=1).output
+    context = self.distil.store(tokens, coords, values, mask, train, tree=None)
+    latents = self.distil.retrieve(context, latents, None, train, None).output
     any_valid = jnp.any(mask, axis=-1, keepdims=True)
     latent_mask = jnp.broadcast_to(any_valid, latents.shape[:2])
     latents = self.latent_encoder(latents, latent_mask, train)
     return self._store_flat(latents, latent_mask)
 
 
-class TreeCrossAttention(ReadOut):
+class TreeCrossAttention(DotProductReadOut):
   """Tree Cross Attention: every query reads at most (b - 1) * depth + 1 nodes.
 
   Attributes:
@@ -145,36 +145,23 @@ class TreeCrossAttention(ReadOut):
     self,
     tokens: jax.Array,
     coords: jax.Array,
+    values: jax.Array | None,
     mask: jax.Array,
     train: bool,
     tree: tree_lib.Tree | None,
   ) -> TreeMemory:
     """Builds and aggregates the trees, and caches keys and values of all nodes."""
+    del values
     self._check_tokens(tokens)
-    if tree is None:
-      tree = jax.vmap(self._build_tree)(coords, mask)
-    else:
-      _check_trees(tree, mask, self.branch_factor)
-    if self.is_initializing():
-      # Large levels are aggregated in a loop, where parameters cannot be created.
-      children = jnp.zeros((1, self.branch_factor, self.width), self.dtype)
-      self.aggregator(children, jnp.ones(children.shape[:2], bool))
-
-    def aggregate(aggregator, tree, tokens):
-      def aggregate_fn(children, child_mask):
-        if not self.tree_gradient:
-          children = jax.lax.stop_gradient(children)
-        return aggregator(children, child_mask, train)
-
-      draws = train and self.dropout > 0
-      return tree_lib.aggregate(aggregate_fn, tree, tokens, in_chunks=not draws)
-
-    levels = nn.vmap(
-      aggregate,
-      variable_axes={"params": None},
-      split_rngs={"params": False, "dropout": True},
-    )(self.aggregator, tree, tokens.astype(self.dtype))
-
+    options = dict(order=self.order, axis=self.axis, order_seed=self.order_seed)
+    tree = trees.build_or_check(tree, coords, mask, self.branch_factor, **options)
+    levels = trees.aggregate(
+      self.aggregator,
+      tree,
+      tokens.astype(self.dtype),
+      train=train,
+      gradient=self.tree_gradient,
+    )
     join = functools.partial(memory_lib.join_levels, branch_factor=self.branch_factor)
     nodes = jax.vmap(join)(levels)
     return memory_lib.from_slots(
@@ -184,23 +171,17 @@ class TreeCrossAttention(ReadOut):
       policy_keys=(None if self.share_policy else self._heads(self.policy_key, nodes)),
     )
 
-  def _build_tree(self, coords: jax.Array, mask: jax.Array) -> tree_lib.Tree:
-    rng = None
-    if self.order in ("random", "random_projection"):
-      rng = jax.random.key(self.order_seed)
-    return tree_lib.build_tree(
-      coords,
-      mask,
-      branch_factor=self.branch_factor,
-      order=self.order,
-      axis=self.axis,
-      rng=rng,
-    )
-
   def retrieve(
-    self, memory: TreeMemory, queries: jax.Array, train: bool, num_paths: int
+    self,
+    memory: TreeMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+    num_paths: int | None,
   ) -> Reading:
     """Walks down the trees: greedily, or with sampled walks if `train`."""
+    del query_coords
+    num_paths = 1 if num_paths is None else num_paths
     checks.check_num_paths(num_paths)
     if train and num_paths > 1:
       raise ValueError(f"num_paths must be 1 in training, got {num_paths}")
@@ -230,7 +211,10 @@ class TreeCrossAttention(ReadOut):
       leaf_weights=jnp.mean(leaves.weights, axis=-2),
     )
 
-  def retrieve_leaves(self, memory: TreeMemory, queries: jax.Array) -> Reading:
+  def retrieve_leaves(
+    self, memory: TreeMemory, queries: jax.Array, query_coords: jax.Array | None
+  ) -> Reading:
+    del query_coords
     return self._retrieve_flat(memory_lib.leaves(memory), queries, train=False)
 
 
@@ -240,28 +224,3 @@ def _read_one(query, memory, policy_query, num_paths) -> retrieval.TreeReading:
 
 def _attend_one(query, memory, policy_query, rng) -> retrieval.TreeAttentionOutput:
   return retrieval.attend(query, memory, rng=rng, policy_query=policy_query)
-
-
-def _check_trees(tree: tree_lib.Tree, mask: jax.Array, branch_factor: int) -> None:
-  """Raises ValueError unless `[B]` trees fit contexts with a mask `[B, N]`."""
-  if tree.branch_factor != branch_factor:
-    raise ValueError(
-      f"tree must have the branch factor {branch_factor}, got {tree.branch_factor}"
-    )
-  batch, num_tokens = mask.shape
-  num_leaves = branch_factor ** tree_lib.tree_depth(num_tokens, branch_factor)
-  if tree.leaf_index.shape != (batch, num_leaves):
-    raise ValueError(
-      f"tree must be a batch of {batch} trees of {num_leaves} leaves, for"
-      f" {num_tokens} tokens each, got leaves of shape {tree.leaf_index.shape}"
-    )
-  if checks.is_traced(tree.leaf_index, tree.leaf_mask, mask):
-    return
-  count = np.zeros((batch, num_tokens + 1), int)  # the last column: out of range
-  leaf = np.where(tree.leaf_mask, np.minimum(tree.leaf_index, num_tokens), num_tokens)
-  np.add.at(count, (np.arange(batch)[:, None], leaf), np.asarray(tree.leaf_mask))
-  if not np.array_equal(count, np.pad(mask, ((0, 0), (0, 1)))):
-    raise ValueError(
-      "tree must contain every valid token of its context exactly once and no other;"
-      " build it from the same coordinates and mask"
-    )

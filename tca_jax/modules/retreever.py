@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tca_jax import checks
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import TreeMemory
+from tca_jax.modules.heads import Regression
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import TrainingReading
@@ -50,7 +51,7 @@ class ReTreever(nn.Module):
   Attributes:
     embedder: `PointEmbedder` or `SequenceEmbedder`, or any module with their
       methods `tokens` and `queries`.
-    read_out: `TreeCrossAttention`, `CrossAttention` or `PerceiverIO`.
+    read_out: any `ReadOut`.
     head: `ClassificationHead` or `GaussianHead`, or any module.
     encoder: an `Encoder`, or None.
   """
@@ -119,14 +120,14 @@ class ReTreever(nn.Module):
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
     tokens = jnp.where(mask[..., None], tokens, 0)  # embeddings of zeros are not 0
-    return self.read_out.store(tokens, coords, mask, train, tree)
+    return self.read_out.store(tokens, coords, values, mask, train, tree)
 
   def read(
     self,
     memory: FlatMemory | TreeMemory,
     query_coords: jax.Array,
     train: bool = False,
-    num_paths: int = 1,
+    num_paths: int | None = None,
   ) -> Prediction:
     """Predicts at query coordinates from memories.
 
@@ -134,8 +135,8 @@ class ReTreever(nn.Module):
       memory: the result of `index` for B contexts.
       query_coords: `[B, M, C]`.
       train: see `__call__`.
-      num_paths: the number of paths that each query follows in a tree, see
-        `retrieval.read`; must be 1 for read-outs without a tree, and in training.
+      num_paths: the number of paths that each query follows in a tree; see
+        `ReadOut.read`.
 
     Returns:
       A `Prediction`; with `TreeCrossAttention` and train=True a `TrainingPrediction`.
@@ -146,8 +147,8 @@ class ReTreever(nn.Module):
     """
     checks.check_finite(query_coords=query_coords)
     queries = self.embedder.queries(query_coords)
-    reading = self.read_out.retrieve(memory, queries, train, num_paths)
-    output = self.head(reading.output)
+    reading = self.read_out.retrieve(memory, queries, query_coords, train, num_paths)
+    output = self._predict(reading)
     if isinstance(reading, TrainingReading):
       leaf_output = self.head(reading.leaf_output)
       return TrainingPrediction(output=output, reading=reading, leaf_output=leaf_output)
@@ -169,5 +170,12 @@ class ReTreever(nn.Module):
     """
     checks.check_finite(query_coords=query_coords)
     queries = self.embedder.queries(query_coords)
-    reading = self.read_out.retrieve_leaves(memory, queries)
-    return Prediction(output=self.head(reading.output), reading=reading)
+    reading = self.read_out.retrieve_leaves(memory, queries, query_coords)
+    return Prediction(output=self._predict(reading), reading=reading)
+
+  def _predict(self, reading: Reading) -> typing.Any:
+    """The output of the head, in the units of a relative read-out."""
+    output = self.head(reading.output)
+    if reading.units is not None and isinstance(output, Regression):
+      return output.in_units(reading.units)
+    return output

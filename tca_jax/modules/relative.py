@@ -1,0 +1,383 @@
+"""Relative read-outs: attention over nodes as they are seen from the query.
+
+They replace the absolute coordinates of the published model by offsets from the query,
+see `tca_jax.relative`. Every node that a query reads becomes a token made of its
+location, extent, count and values relative to the query, and of a learned summary.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from tca_jax import memory as memory_lib
+from tca_jax import relative
+from tca_jax import tree as tree_lib
+from tca_jax.masking import masked_softmax
+from tca_jax.memory import NodeMemory
+from tca_jax.memory import Nodes
+from tca_jax.memory import PointMemory
+from tca_jax.modules import trees
+from tca_jax.modules.interface import Reading
+from tca_jax.modules.interface import ReadOut
+from tca_jax.modules.interface import Units
+from tca_jax.modules.layers import Aggregator
+from tca_jax.modules.layers import Dtype
+from tca_jax.modules.layers import MLP
+from tca_jax.modules.layers import TransformerLayer
+from tca_jax.statistics import Domain
+from tca_jax.statistics import node_statistics
+from tca_jax.walk import NodesRead
+
+__all__ = ["RelativeCrossAttention", "RelativeLayer", "RelativeTreeCrossAttention"]
+
+_MAX_TOKENS = 2**20  # tokens of all queries that are read together from all leaves
+
+
+class RelativeLayer(nn.Module):
+  """Pre-norm cross attention of each query to its own nodes, and feed-forward.
+
+  The key projection is applied to the query and the value projection to the attended
+  nodes, so that no node is projected. This gives the same result for less work, because
+  every query reads other nodes.
+
+  Attributes:
+    num_heads: H, must divide D.
+    hidden: the width of the feed-forward block.
+    dropout: the dropout rate of the output of each block.
+    dtype: the data type of activations.
+  """
+
+  num_heads: int = 4
+  hidden: int = 128
+  dropout: float = 0.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    queries: jax.Array,
+    nodes: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array,
+    train: bool = False,
+  ) -> jax.Array:
+    """`[..., D]`, `[..., S, D']`, `[..., S, H]`, `[..., S]` -> `[..., D]`.
+
+    Args:
+      queries: `[..., D]`.
+      nodes: `[..., S, D']`, the nodes that each query reads.
+      bias: `[..., S, H]`, added to the attention logits.
+      mask: `[..., S]` bool, True at valid nodes.
+      train: whether to use dropout.
+    """
+    width, num_heads = queries.shape[-1], self.num_heads
+    head_width = width // num_heads
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+    shape = (nodes.shape[-1], num_heads, head_width)
+    key = self.param("key", init, shape, jnp.float32).astype(self.dtype)
+    value = self.param("value", init, shape, jnp.float32).astype(self.dtype)
+
+    x = nn.LayerNorm(dtype=self.dtype)(queries)
+    x = nn.Dense(width, dtype=self.dtype, name="query")(x)
+    x = x.reshape(*x.shape[:-1], num_heads, head_width) / math.sqrt(head_width)
+    x = jnp.einsum("...hd,Dhd->...hD", x, key)
+    logits = jnp.einsum("...hD,...sD->...hs", x, nodes).astype(jnp.float32)
+    logits += jnp.swapaxes(bias, -1, -2)
+    weights = masked_softmax(logits, mask[..., None, :]).astype(self.dtype)
+    x = jnp.einsum("...hs,...sD->...hD", weights, nodes)
+    x = jnp.einsum("...hD,Dhd->...hd", x, value)
+    x = nn.Dense(width, dtype=self.dtype, name="out")(x.reshape(queries.shape))
+    queries = queries + drop(x)
+    x = nn.LayerNorm(dtype=self.dtype)(queries)
+    x = MLP([self.hidden, width], nn.gelu, self.dtype)(x)
+    return queries + drop(x)
+
+
+class _RelativeReadOut(ReadOut):
+  """The layers of the relative read-outs.
+
+  Attributes:
+    num_layers: the number of cross-attention layers over the nodes read.
+    node_width: D', the width of the tokens of nodes; a multiple of num_heads.
+    num_self_layers: the number of transformer layers among the nodes read, before.
+    summary_width: W, the width of the learned summary of a node; 0 means that a node
+      is described by its statistics only.
+    local_units: whether values are seen, and predicted, in units of a local spread.
+    sees_scale: whether the query is told the local length, reference and spread in
+      absolute units. Without, and with local_units, predictions do not change with the
+      scale of the locations, and follow affine maps of the values.
+    geometry_in_tokens: whether the tokens of nodes contain their relative locations.
+    geometry_in_logits: whether a bias per head of the attention logits does.
+    periods: the period of each axis, see `tca_jax.relative`.
+  """
+
+  num_layers: int = 3
+  node_width: int = 32
+  num_self_layers: int = 0
+  summary_width: int = 16
+  local_units: bool = True
+  sees_scale: bool = True
+  geometry_in_tokens: bool = True
+  geometry_in_logits: bool = True
+  periods: Sequence[float] | None = None
+
+  def setup(self) -> None:
+    for name, width in {"width": self.width, "node_width": self.node_width}.items():
+      if width % self.num_heads:
+        raise ValueError(
+          f"{name} must be a multiple of num_heads={self.num_heads}, got {width}"
+        )
+    if self.num_layers < 1:
+      raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
+    self.summarise = nn.Dense(self.summary_width, dtype=self.dtype)
+    self.node = MLP([self.width, self.node_width], nn.silu, self.dtype)
+    self.node_norm = nn.LayerNorm(dtype=self.dtype)
+    self.frame = MLP([self.width, self.width], nn.gelu, self.dtype)
+    self.bias = nn.Dense(self.num_layers * self.num_heads, dtype=self.dtype)
+    options = dict(dropout=self.dropout, dtype=self.dtype)
+    self.self_layers = [
+      TransformerLayer(self.num_heads, self.hidden, **options)
+      for _ in range(self.num_self_layers)
+    ]
+    self.layers = [
+      RelativeLayer(self.num_heads, self.hidden, **options)
+      for _ in range(self.num_layers)
+    ]
+
+  def _summaries(self, tokens: jax.Array) -> jax.Array:
+    """Learned summaries, `[..., D] -> [..., W]`."""
+    if not self.summary_width:
+      return jnp.zeros((*tokens.shape[:-1], 0), jnp.float32)
+    return self.summarise(tokens)
+
+  def _attend(
+    self,
+    queries: jax.Array,
+    query_coords: jax.Array,
+    nodes: Nodes,
+    domain: Domain,
+    train: bool,
+  ) -> tuple[jax.Array, Units]:
+    """Attention of each query to its nodes.
+
+    Args:
+      queries: `[B, M, D]`.
+      query_coords: `[B, M, C]`, relative to the domain's origin.
+      nodes: `Nodes` with axes `[B, M, S]`, or `[B, 1, S]` if all queries read the same.
+      domain: the `[B]` domains.
+      train: whether to use dropout.
+
+    Returns:
+      `[B, M, D]`, and the units of predictions.
+    """
+    mask = nodes.count > 0
+    offset = relative.offset_between(
+      query_coords[:, :, None], nodes.centroid, self.periods
+    )
+    domain = jax.tree.map(lambda x: x[:, None], domain)
+    frame = relative.local_frame(offset, nodes, domain)
+    origin, spread = frame.reference + domain.value_origin, frame.spread
+    if not self.local_units:
+      frame = dataclasses.replace(frame, spread=jnp.ones_like(spread))
+    where, what = relative.node_features(offset, nodes, frame)
+
+    shape = (*what.shape[:-1], self.summary_width)
+    features = [what, jnp.broadcast_to(nodes.summary, shape)]
+    if self.geometry_in_tokens:
+      features.append(where)
+    tokens = self.node(jnp.concatenate(features, axis=-1).astype(self.dtype))
+    mask = jnp.broadcast_to(mask, tokens.shape[:-1])
+    for layer in self.self_layers:
+      flat = tokens.reshape(-1, *tokens.shape[-2:])
+      flat = layer(flat, mask.reshape(flat.shape[:-1]), train)
+      tokens = flat.reshape(tokens.shape)
+    tokens = self.node_norm(tokens)
+    shape = (*tokens.shape[:-1], self.num_layers, self.num_heads)
+    bias = jnp.zeros(shape, jnp.float32)
+    if self.geometry_in_logits:
+      bias = self.bias(where.astype(self.dtype)).astype(jnp.float32).reshape(shape)
+
+    x = queries
+    if self.sees_scale:
+      length = jnp.log(frame.length)[..., None]
+      scale = jnp.concatenate([length, jnp.log(spread), origin], axis=-1)
+      x = x + self.frame(scale.astype(self.dtype))
+    for i, layer in enumerate(self.layers):
+      x = layer(x, tokens, bias[..., i, :], mask, train)
+    return x, Units(origin=origin, scale=frame.spread)
+
+  def _retrieve_points(
+    self,
+    memory: PointMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+  ) -> Reading:
+    """Reads all tokens of each context."""
+    query_coords = self._relative_coords(memory.domain, query_coords)
+    nodes = jax.tree.map(lambda x: x[:, None], memory.nodes)
+
+    def attend(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Units]:
+      return self._attend(*chunk, nodes, memory.domain, train)
+
+    # In chunks of queries, because all pairs of query and token may not fit in memory.
+    batch, num_queries = queries.shape[:2]
+    chunk = max(_MAX_TOKENS // memory.nodes.count.size, 1)
+    inputs = (queries, query_coords)
+    if train or num_queries <= chunk or self.is_initializing():
+      output, units = attend(inputs)
+    else:
+
+      def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, -num_queries % chunk), (0, 0)], mode="edge")
+        return jnp.moveaxis(x.reshape(batch, -1, chunk, x.shape[-1]), 1, 0)
+
+      def join(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 1).reshape(batch, -1, x.shape[-1])
+        return x[:, :num_queries]
+
+      chunks = jax.lax.map(attend, jax.tree.map(split, inputs))
+      output, units = jax.tree.map(join, chunks)
+    num_read = jnp.sum(memory.nodes.count > 0, axis=-1, keepdims=True, dtype=jnp.int32)
+    return Reading(
+      output=output,
+      num_read=jnp.broadcast_to(num_read, queries.shape[:2]),
+      units=units,
+    )
+
+  def _relative_coords(
+    self, domain: Domain, query_coords: jax.Array | None
+  ) -> jax.Array:
+    """Locations relative to the origin of their context."""
+    if query_coords is None:
+      raise ValueError("query_coords must be given to a relative read-out")
+    batch, axes = domain.origin.shape
+    if query_coords.ndim != 3 or query_coords.shape[::2] != (batch, axes):
+      raise ValueError(
+        f"query_coords must be [{batch}, M, {axes}], got shape {query_coords.shape}"
+      )
+    return query_coords.astype(jnp.float32) - domain.origin[:, None]
+
+  def _check_values(self, values: jax.Array | None) -> jax.Array:
+    if values is None:
+      raise ValueError("values must be given to a relative read-out")
+    return values
+
+
+class RelativeCrossAttention(_RelativeReadOut):
+  """Full cross attention to all tokens, as they are seen from the query."""
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    train: bool,
+    tree: tree_lib.Tree | None,
+  ) -> PointMemory:
+    del train
+    self._check_no_tree(tree)
+    self._check_tokens(tokens)
+    values = self._check_values(values)
+    summaries = self._summaries(tokens.astype(self.dtype))
+    return jax.vmap(memory_lib.pack_points)(coords, values, mask, summaries)
+
+  def retrieve(
+    self,
+    memory: PointMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+    num_paths: int | None,
+  ) -> Reading:
+    self._check_one_path(num_paths)
+    return self._retrieve_points(memory, queries, query_coords, train)
+
+
+class RelativeTreeCrossAttention(_RelativeReadOut):
+  """Tree Cross Attention to nodes as they are seen from the query.
+
+  The policy is `relative.nearest_nodes`, in training and in evaluation. It is not
+  learned, so that training needs no reinforcement learning.
+
+  Attributes:
+    branch_factor: b.
+    order: how tokens are ordered into leaves, see `build_tree`.
+    num_paths: the number of paths that a query follows, unless `read` is given another.
+  """
+
+  branch_factor: int = 2
+  order: tree_lib.Order = "kd"
+  num_paths: int = 8
+
+  def setup(self) -> None:
+    super().setup()
+    if self.summary_width:
+      self.place = nn.Dense(self.width, dtype=self.dtype)
+      self.aggregator = Aggregator(
+        self.num_heads, self.hidden, self.dropout, self.dtype
+      )
+
+  def store(
+    self,
+    tokens: jax.Array,
+    coords: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    train: bool,
+    tree: tree_lib.Tree | None,
+  ) -> NodeMemory:
+    """Builds the trees, and packs the statistics and summaries of all nodes."""
+    self._check_tokens(tokens)
+    values = self._check_values(values)
+    tree = trees.build_or_check(
+      tree, coords, mask, self.branch_factor, order=self.order
+    )
+    statistics = jax.vmap(node_statistics)(tree, coords, values)
+    levels = [x.count[..., None][..., :0] for x in statistics.levels]
+    if self.summary_width:
+      families = zip(statistics.levels[:-1], statistics.levels[1:], strict=True)
+      features = [relative.child_features(*family) for family in families]
+      levels = trees.aggregate(
+        self.aggregator,
+        tree,
+        tokens.astype(self.dtype),
+        [self.place(level.astype(self.dtype)) for level in features],
+        train=train,
+        gradient=True,
+      )
+      levels = [self._summaries(level) for level in levels]
+    return jax.vmap(memory_lib.pack_nodes)(tree, statistics, levels)
+
+  def retrieve(
+    self,
+    memory: NodeMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
+    num_paths: int | None,
+  ) -> Reading:
+    """Reads the nodes near each query."""
+    num_paths = self.num_paths if num_paths is None else num_paths
+    query_coords = self._relative_coords(memory.domain, query_coords)
+
+    def find(memory: NodeMemory, query: jax.Array) -> tuple[NodesRead, Nodes]:
+      walk, slots = relative.nearest_nodes(query, memory, num_paths, self.periods)
+      return walk, memory_lib.slot_nodes(memory, slots)
+
+    find_all = jax.vmap(jax.vmap(find, in_axes=(None, 0)))
+    walk, nodes = find_all(memory, query_coords)
+    output, units = self._attend(queries, query_coords, nodes, memory.domain, train)
+    return Reading(output=output, num_read=walk.num_read, walk=walk, units=units)
+
+  def retrieve_leaves(
+    self, memory: NodeMemory, queries: jax.Array, query_coords: jax.Array | None
+  ) -> Reading:
+    points = memory_lib.leaf_nodes(memory)
+    return self._retrieve_points(points, queries, query_coords, train=False)

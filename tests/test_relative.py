@@ -1,0 +1,366 @@
+"""Relative reads: the nearest nodes, local units, features, and their invariances."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tca_jax
+from tca_jax import memory as memory_lib
+from tca_jax import relative
+from tca_jax import statistics
+from tca_jax import tree as tree_lib
+from tests import cases
+from tests import models
+from tests import reference
+
+_PERIODS = (None, (5.0, 0.0))
+
+
+@functools.partial(jax.jit, static_argnames="branch_factor")
+def _memory(coords, values, mask, branch_factor=2):
+  tree = tree_lib.build_tree(coords, mask, branch_factor=branch_factor)
+  found = statistics.node_statistics(tree, coords, values)
+  summaries = [jnp.zeros((len(level.count), 0)) for level in found.levels]
+  return memory_lib.pack_nodes(tree, found, summaries)
+
+
+@functools.partial(jax.jit, static_argnames=("num_paths", "periods"))
+def _read(memory, query, num_paths, periods=None):
+  query = query - memory.domain.origin
+  nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
+  read = memory_lib.slot_nodes(memory, slots)
+  offset = relative.offset_between(query[None], read.centroid, periods)
+  frame = relative.local_frame(offset, read, memory.domain)
+  return nodes, read, offset, frame, relative.node_features(offset, read, frame)
+
+
+def _inputs(rng, n, layout="random", kind="all"):
+  coords, mask = cases.coords(layout, n, rng), cases.mask(kind, n, rng)
+  values = rng.normal(size=(n, 1)).astype(np.float32)
+  return coords, values, mask
+
+
+def _nodes(found):
+  """The set of (level, index) of the valid nodes read."""
+  valid = np.asarray(found.mask)
+  return set(
+    zip(
+      np.asarray(found.level)[valid].tolist(),
+      np.asarray(found.index)[valid].tolist(),
+      strict=True,
+    )
+  )
+
+
+@pytest.mark.parametrize("n, b", cases.SHAPES)
+def test_nearest_nodes_equal_the_reference(n, b, rng):
+  for kind, num_paths, periods in itertools.product(cases.MASKS, (1, 3), _PERIODS):
+    coords, values, mask = _inputs(rng, n, kind=kind)
+    query = rng.normal(size=2).astype(np.float32)
+    memory = _memory(coords, values, mask, b)
+    found, *_ = _read(memory, query, num_paths, periods)
+    root = reference.build(coords, mask, b)
+    expected = reference.nearest_nodes(
+      query,
+      root,
+      reference.node_statistics(root, coords, values),
+      num_paths,
+      periods,
+    )
+    assert _nodes(found) == expected
+
+
+@pytest.mark.parametrize("n, b", cases.SHAPES)
+def test_nearest_nodes_cover_every_token_once(n, b, rng):
+  for layout, num_paths in itertools.product(cases.LAYOUTS, (1, 2, 8)):
+    coords, values, mask = _inputs(rng, n, layout, "random")
+    found, read, *_ = _read(_memory(coords, values, mask, b), coords[0], num_paths)
+    levels = reference.nodes_by_level(reference.build(coords, mask, b))
+    tokens = [t for level, index in _nodes(found) for t in levels[level][index].tokens]
+    assert sorted(tokens) == np.flatnonzero(mask).tolist()
+    assert read.count.sum() == mask.sum()
+    slots = tree_lib.num_read_slots(n, b, num_paths)
+    assert found.mask.shape == (slots,) and found.num_read == len(_nodes(found))
+
+
+def test_nearest_nodes_path_leads_to_the_nearest_leaf_on_the_beam(rng):
+  coords, values, mask = _inputs(rng, 64)
+  memory = _memory(coords, values, mask)
+  for query in rng.normal(size=(20, 2)).astype(np.float32):
+    found, *_ = _read(memory, query, 64)
+    leaf = int("".join(map(str, np.asarray(found.path))), 2)
+    nearest = np.argmin(np.sum((coords - query) ** 2, axis=1))
+    assert memory.tree.leaf_index[leaf] == nearest
+
+
+def test_nearest_nodes_bad_query_raises(rng):
+  memory = _memory(*_inputs(rng, 8))
+  for query, message in (
+    (jnp.ones(3), r"query must be \(2,\), got shape \(3,\)"),
+    (jnp.ones(2, jnp.int32), "query must be floating point"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      relative.nearest_nodes(query, memory)
+  with pytest.raises(ValueError, match="num_paths must be at least 1, got 0"):
+    relative.nearest_nodes(jnp.ones(2), memory, 0)
+
+
+def test_offset_between_takes_the_short_way_on_periodic_axes(rng):
+  start, end = rng.uniform(-180, 180, size=(2, 50, 2)).astype(np.float32)
+  found = np.asarray(relative.offset_between(start, end, (360.0, 0.0)))
+  steps = (end - start)[:, :1] + [[-360, 0, 360]]
+  expected = np.take_along_axis(steps, np.abs(steps).argmin(1)[:, None], axis=1)[:, 0]
+  np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-4)
+  np.testing.assert_array_equal(found[:, 1], (end - start)[:, 1])
+
+
+@pytest.mark.parametrize("kind", cases.MASKS)
+def test_local_frame_equals_the_reference(kind, rng):
+  for n in (1, 2, 5, 40):
+    coords, values, mask = _inputs(rng, n, kind=kind)
+    query = rng.normal(size=2).astype(np.float32)
+    memory = _memory(coords, values, mask)
+    found, read, offset, frame, _ = _read(memory, query, 2)
+    valid = np.asarray(found.mask)
+    rows = [np.asarray(x, np.float64)[valid] for x in (offset, read.count)]
+    rows += [np.asarray(x[:, 0], np.float64)[valid] for x in (read.mean, read.variance)]
+    spread = float(memory.domain.value_spread[0]) or 1.0
+    length, reference_value, slope, local = reference.local_frame(*rows, spread)
+    np.testing.assert_allclose(frame.length, length, rtol=1e-5)
+    np.testing.assert_allclose(frame.reference, [reference_value], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(frame.slope[:, 0], slope, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(frame.spread, [local], rtol=1e-3, atol=1e-6)
+
+
+def test_local_frame_of_a_plane_is_almost_the_plane(rng):
+  coords, _, mask = _inputs(rng, 200)
+  values = (3 + coords @ [[2.0], [-1.0]]).astype(np.float32)
+  query = np.array([0.1, 0.2], np.float32)
+  memory = _memory(coords, values, mask)
+  *_, frame, _ = _read(memory, query, 8)
+  found = frame.reference + memory.domain.value_origin
+  np.testing.assert_allclose(found, [3 + 2 * 0.1 - 0.2], atol=2e-2)
+
+
+def _degenerate(name, rng):
+  """Coordinates, values and a query where units could be 0."""
+  coords, values, _ = _inputs(rng, 9)
+  if name == "on a context point":
+    return coords, values, coords[3]
+  if name == "contradicting duplicates":
+    return np.ones_like(coords), values, coords[0]
+  if name == "all on the query":
+    return np.ones_like(coords), values, np.ones(2, np.float32)
+  if name == "constant values":
+    return coords, np.ones_like(values), coords[1]
+  return coords[:1], values[:1], coords[0]
+
+
+DEGENERATE = (
+  "on a context point",
+  "contradicting duplicates",
+  "all on the query",
+  "constant values",
+  "one token",
+)
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_features_of_degenerate_contexts_and_their_gradients_are_finite(name, rng):
+  coords, values, query = _degenerate(name, rng)
+  mask = np.ones(len(coords), bool)
+
+  def total(coords, values, query):
+    memory = _memory(coords, values, mask)
+    *_, frame, features = _read(memory, query, 2)
+    return sum(x.sum() for x in jax.tree.leaves((frame, features)))
+
+  found = jax.value_and_grad(total, argnums=(0, 1, 2))(coords, values, query)
+  chex.assert_tree_all_finite(found)
+
+
+def test_child_features_are_relative_to_the_parent(rng):
+  coords, values, _ = _inputs(rng, 8)
+  tree = tca_jax.build_tree(coords)
+  found = statistics.node_statistics(tree, coords, values)
+  parents, children = found.levels[1], found.levels[2]
+  features = np.asarray(relative.child_features(parents, children))
+  assert features.shape == (4, 7)
+  up = np.arange(4) // 2
+  side = np.max(parents.high - parents.low, axis=1, keepdims=True)[up]
+  spread = np.sqrt(parents.variance)[up]
+  expected = [
+    (children.centroid - parents.centroid[up]) / side,
+    (children.high - children.low) / side,
+    (children.mean - parents.mean[up]) / spread,
+    np.sqrt(children.variance) / spread,
+    (children.count / parents.count[up])[:, None],
+  ]
+  np.testing.assert_allclose(features, np.hstack(expected), rtol=1e-4, atol=1e-5)
+
+
+# --- The read-outs.
+
+
+@pytest.fixture(params=models.RELATIVE)
+def free_model(request):
+  """A model whose predictions follow shifts, scales and affine maps."""
+  return models.model(request.param, sees_scale=False)
+
+
+def _predict(model, coords, values, query_coords, mask):
+  out = models.compiled(model)(
+    models.params(model), coords, values, query_coords, mask
+  ).output
+  return np.asarray(out.mean, np.float64), np.asarray(out.std, np.float64)
+
+
+def test_predictions_follow_shift_scale_and_affine_maps(free_model, rng):
+  # Dyadic numbers, so that an offset of 5e6 loses no digit of the coordinates.
+  coords, values, query_coords, mask = models.inputs(rng)
+  coords, query_coords = (np.round(64 * x) / 2 for x in (coords, query_coords))
+  coords, query_coords = coords.astype(np.float32), query_coords.astype(np.float32)
+  mean, std = _predict(free_model, coords, values, query_coords, mask)
+  for offset, scale, shift, slope in (
+    (5e6, 1, 0, 1),
+    (0, 1000, 0, 1),
+    (-3, 0.01, 0, 1),
+    (0, 1, 50, 1),
+    (0, 1, 0, 1e-3),
+    (7, 4, -20, 300),
+  ):
+    moved = [(scale * x + offset).astype(np.float32) for x in (coords, query_coords)]
+    mapped = (slope * values + shift).astype(np.float32)
+    new_mean, new_std = _predict(free_model, moved[0], mapped, moved[1], mask)
+    np.testing.assert_allclose((new_mean - shift) / slope, mean, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(new_std / slope, std, rtol=2e-3)
+
+
+def test_predictions_do_not_depend_on_the_order_of_the_context(free_model, rng):
+  coords, values, query_coords, mask = models.inputs(rng)
+  expected = _predict(free_model, coords, values, query_coords, mask)
+  order = rng.permutation(coords.shape[1])
+  found = _predict(
+    free_model, coords[:, order], values[:, order], query_coords, mask[:, order]
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_gradients_of_degenerate_contexts_are_finite(free_model, name, rng):
+  inputs = [x[None] for x in _degenerate(name, rng)]
+  inputs[2] = inputs[2][:, None]
+  params = models.params(free_model)
+
+  def loss(params, *inputs):
+    out = free_model.apply(params, *inputs, train=True).output
+    return out.mean.sum() + jnp.log(out.std).sum()
+
+  chex.assert_tree_all_finite(
+    jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(params, *inputs)
+  )
+
+
+def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(rng):
+  tree_model, flat_model = (
+    models.model(name, summary_width=0) for name in models.RELATIVE
+  )
+  params = models.params(tree_model)
+  coords, values, query_coords, mask = models.inputs(rng)
+  memory = models.compiled(tree_model, "index")(params, coords, values, mask)
+  leaves = models.compiled(tree_model, "read_leaves")(params, memory, query_coords)
+  read = models.compiled(tree_model, "read", num_paths=16)
+  full = models.compiled(flat_model)(params, coords, values, query_coords, mask)
+  for found in (leaves, read(params, memory, query_coords)):
+    np.testing.assert_allclose(
+      found.output.mean, full.output.mean, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_array_equal(found.reading.num_read, full.reading.num_read)
+
+
+def test_relative_tree_read_out_reads_num_paths_also_in_training(rng):
+  model = models.model("relative_tca", num_paths=2)
+  params = models.params(model)
+  coords, values, query_coords, mask = models.inputs(rng)
+  memory = models.compiled(model, "index")(params, coords, values, mask)
+  trained = models.compiled(model, "read", train=True)(params, memory, query_coords)
+  assert type(trained) is tca_jax.Prediction
+  same = models.compiled(model, "read", num_paths=2)(params, memory, query_coords)
+  np.testing.assert_array_equal(trained.output.mean, same.output.mean)
+  wider = models.compiled(model, "read", num_paths=3)(params, memory, query_coords)
+  assert wider.reading.num_read.sum() > same.reading.num_read.sum()
+
+
+def test_relative_cross_attention_in_chunks_equals_at_once(rng, monkeypatch):
+  model = models.model("relative_ca")
+  params, inputs = models.params(model), models.inputs(rng)
+  expected = model.apply(params, *inputs).output
+  monkeypatch.setattr("tca_jax.modules.relative._MAX_TOKENS", 3 * 3 * 11)
+  found = model.apply(params, *inputs).output
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", models.RELATIVE)
+def test_relative_read_out_needs_values_and_query_coords(name, rng):
+  layer = models.read_out(name)
+  coords, values, query_coords, mask = models.inputs(rng)
+  tokens, queries = (
+    np.ones((*x.shape[:2], models.WIDTH), "f") for x in (coords, query_coords)
+  )
+  apply = functools.partial(layer.apply, models.params(layer))
+  with pytest.raises(ValueError, match="values must be given to a relative read-out"):
+    apply(tokens, coords, mask, method="index")
+  memory = apply(tokens, coords, mask, values=values, method="index")
+  with pytest.raises(ValueError, match="query_coords must be given to a relative"):
+    apply(memory, queries, method="read")
+  for bad, message in (
+    (query_coords[..., :1], r"query_coords must be \[3, M, 2\], got shape \(3, 4, 1\)"),
+    (query_coords[:, :2], r"query_coords must be \(3, 4\) \+ \(C,\) to match"),
+    (np.full_like(query_coords, np.nan), "query_coords must be finite"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      apply(memory, queries, query_coords=bad, method="read")
+  for bad, message in (
+    (np.full_like(values, np.inf), "values must be finite at valid tokens"),
+    (values[:, :3], "values must be"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      apply(tokens, coords, values=bad, method="index")
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    (dict(num_layers=0), "num_layers must be at least 1, got 0"),
+    (dict(node_width=6), "node_width must be a multiple of num_heads=4, got 6"),
+    (dict(num_paths=0), "num_paths must be at least 1, got 0"),
+  ],
+)
+def test_relative_read_out_bad_option_raises(options, message):
+  layer = models.read_out("relative_tca", **options)
+  with pytest.raises(ValueError, match=message):
+    models.params(layer)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(num_self_layers=1),
+    dict(local_units=False),
+    dict(geometry_in_tokens=False),
+    dict(geometry_in_logits=False),
+    dict(periods=(2.0, 0.0)),
+  ],
+)
+def test_relative_options_change_the_prediction(options, rng):
+  inputs = models.inputs(rng)
+  plain = models.model("relative_tca", dtype=jnp.bfloat16)
+  model = models.model("relative_tca", dtype=jnp.bfloat16, **options)
+  mean, _ = _predict(model, *inputs)
+  assert np.isfinite(mean).all()
+  assert not np.array_equal(mean, _predict(plain, *inputs)[0])

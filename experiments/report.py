@@ -24,7 +24,7 @@ from experiments.report_pages import runs
 from experiments.report_pages import studies
 
 # Curves of a scaling figure: the models first, then TCA's other ways to read.
-_SCALING = {name: TITLES[name] for name in (*runs.MODELS, *TITLES)}
+_SCALING = {name: TITLES[name] for name in ("relative_tca", *runs.MODELS, *TITLES)}
 
 
 def pages(results: runs.Results) -> dict[str, str]:

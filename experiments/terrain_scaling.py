@@ -25,7 +25,6 @@ if typing.TYPE_CHECKING:
   from experiments.terrain import TerrainTask
 
 SCALING_FILE = "scaling.json"
-_MAX_QUERIES = 4096  # queries that are read together
 _MAX_LOGITS = 2**24  # attention logits per head, where every token is read
 _FIGURE_SHARE = 0.01  # fraction of the map's points that is context in the figure
 
@@ -171,7 +170,7 @@ def predict(
     prediction = reader(task.model, params, memory, coords)
     return prediction.output, prediction.reading.num_read
 
-  largest = _MAX_QUERIES
+  largest = reader.most_queries
   if reader.reads_all:
     largest = min(largest, max(_MAX_LOGITS // num_context, 1))
   # Parts of equal size, so that the last one needs little padding.

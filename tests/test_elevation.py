@@ -13,6 +13,7 @@ from experiments.common.errors import DataError
 from experiments.data import elevation
 from experiments.data import packages
 from experiments.figures import elevation as elevation_figure
+import tca_jax
 
 
 @pytest.fixture(scope="module", params=elevation.DATASETS)
@@ -199,3 +200,45 @@ def test_sample_context_sizes_are_uniform():
   assert abs(size.mean() - 24) < 5 * 4.9 / 8
   # The valid context points come first.
   assert np.all(np.diff(np.asarray(batch.mask, np.int8), axis=1) <= 0)
+
+
+def test_sample_shares_of_dense_windows_and_of_full_contexts():
+  points = elevation.load("fault")
+  names = ("batch_size", "num_context", "densest", "full_context")
+  draw = jax.jit(elevation.sample, static_argnames=names)
+  sizes = dict(batch_size=64, num_context=512)
+  batch = draw(
+    jax.random.key(0), points.train, None, densest=0.5, full_context=0.75, **sizes
+  )
+  full = np.asarray(batch.mask.all(1))
+  assert abs(full.mean() - 0.75) < 0.2
+  width = np.ptp(np.asarray(batch.coords), axis=1).max(1)
+  smallest = width <= 1.2 * np.quantile(width, 0.25)
+  assert abs(smallest.mean() - 0.5) < 0.2
+  plain = draw(jax.random.key(0), points.train, None, **sizes)
+  assert np.asarray(plain.mask.all(1)).mean() < 0.1
+
+
+def test_for_validation_replaces_the_held_out_part(named_map):
+  _, points = named_map
+  found = points.for_validation()
+  parts = [_locations(x.coords) for x in (found.train, found.held_out)]
+  assert not parts[0] & parts[1]
+  assert parts[0] | parts[1] == _locations(points.train.coords)
+  assert not parts[1] & _locations(points.held_out.coords)
+  assert len(parts[1]) == len(points.train.coords) // 10
+
+
+def test_predicted_in_metres_of_a_mixture_equals_sampling(named_map, rng):
+  _, points = named_map
+  log_weights = np.log(np.tile(np.float32([[[0.2, 0.8]]]), (3, 1, 1)))
+  means = rng.normal(size=(3, 1, 2)).astype(np.float32)
+  mixture = tca_jax.GaussianMixture(
+    log_weights=log_weights, means=means, stds=np.full((3, 1, 2), 0.2, np.float32)
+  )
+  mean, std = points.predicted_in_metres(mixture)
+  part = (rng.random((200_000, 3)) < 0.8).astype(int)
+  drawn = means[np.arange(3)[None], 0, part] + 0.2 * rng.normal(size=part.shape)
+  metres = points.to_metres(drawn.reshape(-1, 1)).reshape(part.shape)
+  np.testing.assert_allclose(mean, metres.mean(0), rtol=0, atol=4 * std.max() / 400)
+  np.testing.assert_allclose(std, metres.std(0), rtol=0.05)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tca_jax
 from tca_jax import modules
 
 
@@ -78,3 +79,18 @@ def test_fourier_features_equal_numpy(rng):
   expected = np.concatenate([coords, *waves], axis=-1)
   np.testing.assert_allclose(modules.fourier_features(coords, 3), expected, atol=1e-5)
   np.testing.assert_array_equal(modules.fourier_features(coords, 0), coords)
+
+
+def test_placeless_embedder_sees_no_location(rng):
+  coords, values = rng.normal(size=(2, 3, 5, 1)).astype(np.float32)
+  for sees_values in (False, True):
+    embedder = tca_jax.PlacelessEmbedder(8, sees_values=sees_values)
+    params = embedder.init(jax.random.key(0), coords, values, method="tokens")
+    tokens = embedder.apply(params, coords, values, method="tokens")
+    assert tokens.shape == (3, 5, 8)
+    moved = embedder.apply(params, coords + 1, values, method="tokens")
+    np.testing.assert_array_equal(moved, tokens)
+    other = embedder.apply(params, coords, 2 * values, method="tokens")
+    assert np.array_equal(other, tokens) == (not sees_values)
+    queries = embedder.apply(params, coords, method="queries")
+    assert queries.shape == (3, 5, 8) and np.ptp(queries, axis=(0, 1)).max() == 0

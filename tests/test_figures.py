@@ -143,6 +143,7 @@ def test_plot_elevation_draws_all_panels_and_nodes(drawn, tmp_path):
 
 def test_plot_scaling_beam_widths_have_different_line_styles(drawn, tmp_path):
   titles = {"tca": "TCA", "tca_2": "TCA, 2 paths", "ca": "Cross Attention", "x": "X"}
+  titles |= {"linear": "Linear interpolation"}
   rows = [
     dict(
       system=name,
@@ -151,19 +152,23 @@ def test_plot_scaling_beam_widths_have_different_line_styles(drawn, tmp_path):
       rmse_metres=size / 2,
       coverage_90=0.8,
       us_per_query=size**2,
-      interpolation_rmse_metres=size / 3,
     )
     for size in (10, 100)
     for name in ("tca", "tca_2", "ca")
   ]
+  rows += [
+    dict(system="linear", num_context=n, rmse_metres=n / 3, us_per_query=n)
+    for n in (10, 100)
+  ]
   scaling.plot_scaling(rows, titles, tmp_path / "x.png")
   first, rmse, coverage, seconds = drawn[0].axes
-  assert [text.get_text() for text in first.get_legend().get_texts()] == [
+  assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
     "TCA",
     "TCA, 2 paths",
     "Cross Attention",
+    "Linear interpolation",
   ]
-  assert [line.get_linestyle() for line in first.lines] == ["-", "--", "-"]
+  assert len({line.get_linestyle() for line in first.lines[:2]}) == 2
   colours = [matplotlib.colors.to_hex(line.get_color()) for line in first.lines]
   assert colours[:2] == [style.RED] * 2 and colours[2] != style.RED
   np.testing.assert_array_equal(first.lines[0].get_ydata(), [-10, -100])

@@ -69,3 +69,73 @@ def test_classification_head_returns_float32_logits(rng):
   head = tca_jax.ClassificationHead(5, dtype="bfloat16")
   logits = head.apply(head.init(jax.random.key(0), x), x)
   assert logits.shape == (2, 5) and logits.dtype == np.float32
+
+
+def _mixture_and_targets(rng):
+  logits, means, raw = rng.normal(size=(3, 4, 2, 3)).astype(np.float32)
+  mixture = tca_jax.GaussianMixture(
+    log_weights=jax.nn.log_softmax(logits), means=means, stds=np.exp(raw)
+  )
+  return mixture, rng.normal(size=(4, 2)).astype(np.float32)
+
+
+def test_mixture_equals_scipy(rng):
+  mixture, targets = _mixture_and_targets(rng)
+  weights = np.exp(np.asarray(mixture.log_weights, np.float64))
+  parts = scipy.stats.norm(mixture.means, mixture.stds)
+  density = (weights * parts.pdf(targets[..., None])).sum(-1)
+  np.testing.assert_allclose(
+    mixture.log_prob(targets), np.log(density).sum(-1), rtol=1e-4
+  )
+  mean = (weights * parts.mean()).sum(-1)
+  variance = (weights * (parts.var() + (parts.mean() - mean[..., None]) ** 2)).sum(-1)
+  np.testing.assert_allclose(mixture.mean, mean, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(mixture.std, np.sqrt(variance), rtol=1e-4)
+  below = (weights * parts.cdf(targets[..., None])).sum(-1)
+  for level in (0.5, 0.9):
+    inside = np.abs(below - 0.5) <= level / 2
+    np.testing.assert_allclose(
+      mixture.interval_coverage(targets, level), inside.mean(-1)
+    )
+
+
+def test_mixture_of_equal_parts_is_the_gaussian(rng):
+  normal, targets = _gaussian_and_targets(rng)
+  mixture = tca_jax.GaussianMixture(
+    log_weights=np.log(np.full((4, 3, 2), 0.5, np.float32)),
+    means=np.repeat(normal.mean[..., None], 2, -1),
+    stds=np.repeat(normal.std[..., None], 2, -1),
+  )
+  np.testing.assert_allclose(
+    mixture.log_prob(targets), normal.log_prob(targets), rtol=1e-5
+  )
+  for level in (0.5, 0.9):
+    np.testing.assert_allclose(
+      mixture.interval_coverage(targets, level),
+      normal.interval_coverage(targets, level),
+    )
+
+
+@pytest.mark.parametrize("make", [_gaussian_and_targets, _mixture_and_targets])
+def test_in_units_is_a_change_of_variables(make, rng):
+  predicted, targets = make(rng)
+  units = tca_jax.modules.Units(
+    origin=7 * np.ones_like(targets), scale=0.5 * np.ones_like(targets)
+  )
+  there = predicted.in_units(units)
+  moved = 7 + 0.5 * targets
+  jacobian = targets.shape[-1] * np.log(0.5)
+  np.testing.assert_allclose(
+    there.log_prob(moved), predicted.log_prob(targets) - jacobian, rtol=1e-4
+  )
+  np.testing.assert_allclose(there.mean, 7 + 0.5 * predicted.mean, rtol=1e-5)
+  np.testing.assert_allclose(there.std, 0.5 * predicted.std, rtol=1e-4)
+
+
+def test_mixture_head_weights_sum_to_one_and_stds_have_a_bound(rng):
+  head = tca_jax.MixtureHead(num_outputs=2, num_components=3, min_std=0.1)
+  x = 30 * rng.normal(size=(5, 8)).astype(np.float32)
+  out = head.apply(head.init(jax.random.key(0), x), x)
+  assert out.means.shape == (5, 2, 3) and out.mean.shape == (5, 2)
+  np.testing.assert_allclose(np.exp(out.log_weights).sum(-1), 1, rtol=1e-5)
+  assert np.asarray(out.stds).min() >= 0.1

@@ -7,6 +7,8 @@ import pytest
 
 from experiments.common import config as config_lib
 from experiments.common import systems
+from experiments.common.errors import ConfigError
+import tca_jax
 
 
 def test_systems_are_the_values_of_the_option():
@@ -23,6 +25,10 @@ def test_systems_are_the_values_of_the_option():
     (dict(model="tca", branch_factor=4), 13),
     (dict(model="ca"), 128),
     (dict(model="ca", num_paths=4), 128),
+    (dict(model="relative_tca", beam_width=1), 8),
+    (dict(model="relative_tca", beam_width=4), 24),
+    (dict(model="relative_tca", num_paths=4), 24),
+    (dict(model="relative_ca"), 128),
     (dict(model="perceiver"), 8),
     (dict(model="perceiver", num_paths=4), 8),
     (dict(model="perceiver", num_latents=32), 32),
@@ -44,3 +50,31 @@ def test_evaluation_reader_uses_the_beam_width_only_with_a_tree():
     first = next(iter(system.readers.values()))
     assert system.evaluation_reader(config_lib.Config(model=name)) == first
   assert np.all([r.method == "read" for r in map(systems.beam_reader, (1, 2))])
+
+
+@pytest.mark.parametrize("model", ["relative_tca", "relative_ca"])
+def test_relative_models_refuse_classifications(model):
+  config = config_lib.Config(model=model)
+  embedder = systems.build_point_embedder(config, num_frequencies=3)
+  head = tca_jax.ClassificationHead(3)
+  message = f"model={model} is for regressions; .* tca, ca, perceiver"
+  with pytest.raises(ConfigError, match=message):
+    systems.build_model(config, 8, embedder, head)
+
+
+def test_relative_options_reach_the_read_out():
+  options = dict(
+    read_layers=2,
+    self_layers=1,
+    summary_width=5,
+    local_units=True,
+    sees_scale=False,
+    geometry_in_tokens=False,
+    geometry_in_logits=False,
+  )
+  config = config_lib.Config(model="relative_tca", beam_width=7, **options)
+  built = systems.SYSTEMS["relative_tca"].build(config, 8)
+  renamed = {"read_layers": "num_layers", "self_layers": "num_self_layers"}
+  for name, value in (options | {"num_paths": 7}).items():
+    assert getattr(built, renamed.get(name, name)) == value
+  assert not systems.build_point_embedder(config, 3).sees_values

@@ -12,6 +12,7 @@ from scipy import interpolate
 from scipy import stats
 
 from experiments import terrain
+from experiments import terrain_baselines
 from experiments import terrain_scaling
 from experiments.common import evaluate
 from experiments.common import task as task_lib
@@ -231,7 +232,7 @@ def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatc
   memory, _ = terrain_scaling.index_first_points(task, params, 200)
   whole, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
   monkeypatch.setattr(terrain_scaling, "_MAX_LOGITS", 200 * 7)
-  monkeypatch.setattr(terrain_scaling, "_MAX_QUERIES", 16)
+  reader = dataclasses.replace(reader, most_queries=16)
   parts, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
   chex.assert_trees_all_close(parts, whole, atol=1e-5)
 
@@ -247,3 +248,55 @@ def test_map_figure_shows_predictions_context_and_nodes(tiny, params):
   assert len(tokens) == len(fit.context) and _locations(tokens) == _locations(
     fit.context
   )
+
+
+def test_map_scaling_of_a_relative_model_has_baselines(tmp_path):
+  config = dataclasses.replace(TINY, model="relative_tca", context_sizes="64")
+  task = terrain.TerrainTask(config)
+  path = epath.Path(tmp_path)
+  restored = task_lib.Restored(
+    task=task, params=train.init_params(task), step=0, workdir=path
+  )
+  content = terrain_scaling.MapScaling().evaluate(restored, path / "scaling.json")
+  assert [row["system"] for row in content["rows"]] == [
+    "relative_tca",
+    "relative_tca_full",
+  ]
+  linear, kriging = content["baselines"]
+  assert (linear["system"], kriging["system"]) == ("linear", "kriging")
+  assert linear["rmse_metres"] == content["rows"][0]["interpolation_rmse_metres"]
+  assert "log_likelihood" not in linear
+  # Kriging knows more than the spread of all values.
+  spread = stats.norm.logpdf(task.map.held_out.values[:500]).mean()
+  assert kriging["log_likelihood"] > spread + 0.3
+  assert 0.8 < kriging["coverage_90"] < 1 and kriging["us_per_query"] > 0
+  assert content["grid"]["seam_ratio"] > 0
+
+
+def test_validation_predicts_training_points_only():
+  task = terrain.TerrainTask(dataclasses.replace(TINY, validation=True))
+  plain = terrain.TerrainTask(TINY)
+  seen = _locations(plain.map.train.coords)
+  for batch in task.eval_batches():
+    assert _locations(batch.query_coords) <= seen
+    assert not _locations(batch.query_coords) & _locations(task.map.train.coords)
+
+
+def test_seam_ratio_finds_a_jump_between_two_nodes():
+  east, north = np.meshgrid(np.linspace(0, 1, 50), np.linspace(0, 1, 40))
+  locations = np.stack([east, north], axis=-1)
+  boxes = np.array([[[0, 0], [0.51, 0]], [[0.49, 1], [1, 1]]])
+  smooth = east + north
+  ratio = terrain_baselines.seam_ratio(smooth, locations, boxes)
+  assert ratio == pytest.approx(1, abs=0.3)
+  torn = smooth + 3 * (east > 0.5)
+  assert terrain_baselines.seam_ratio(torn, locations, boxes) > 50
+
+
+def test_node_boxes_hold_all_points_of_the_context(tiny):
+  context = tiny.map.train.take_first(600)
+  low, high = terrain_baselines.node_boxes(tca_jax.build_tree(context.coords), context)
+  assert len(low) == 256
+  points = np.asarray(context.coords)[:, None]
+  inside = ((points >= low - 1e-6) & (points <= high + 1e-6)).all(-1)
+  assert inside.any(1).all()

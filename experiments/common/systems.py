@@ -26,12 +26,15 @@ class Reader:
     title: name in tables and figures.
     method: method of the model that predicts from a memory.
     reads_all: whether a query reads every token of the context.
+    most_queries: largest number of queries that are best read together on a CPU, whose
+      cache then holds what is computed for each node read.
     options: keyword arguments of the method.
   """
 
   title: str
   method: typing.Literal["read", "read_leaves"] = "read"
   reads_all: bool = False
+  most_queries: int = 4096
   options: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
 
   def __call__(
@@ -170,7 +173,7 @@ SYSTEMS: dict[Model, System] = {
     build=_build_relative_tree_read_out,
     largest_read=_largest_relative_read,
     readers={
-      "relative_tca": Reader("Relative TCA"),
+      "relative_tca": Reader("Relative TCA", most_queries=256),
       "relative_tca_full": dataclasses.replace(FULL, title="Relative TCA, all leaves"),
     },
     has_tree=True,

@@ -10,28 +10,48 @@ from experiments.report_pages.runs import Results
 
 ScalingRow = dict[str, typing.Any]
 
+# The order of the tables: relative TCA first, then the baselines, then the others.
+_FIRST = ("relative_tca", "kriging", "linear")
+_ORDER = [*_FIRST, *(name for name in TITLES if name not in _FIRST)]
+
 
 def files_of(results: Results) -> dict[str, list[runs.File]]:
   """Groups the evaluations on whole maps by data set.
 
-  Only the runs of the main results count, as `runs.ROWS` selects them.
+  Of the published models, only the runs of the main results count, as `runs.ROWS`
+  selects them. Of a relative model, the run with the smallest seed counts.
   """
   by_map: dict[str, list[runs.File]] = {}
   for row in runs.ROWS:
     files = [
       file for file in results.with_rows("num_context") if file.matches(row.options)
     ]
-    files.sort(key=lambda file: runs.MODELS.index(file.config["model"]))
     if files:
-      by_map[row.options["dataset"]] = files
+      dataset = row.options["dataset"]
+      by_map[dataset] = _relative_runs(results, dataset)[:1] + files
+      by_map[dataset].sort(key=lambda file: _ORDER.index(file.config["model"]))
   return by_map
 
 
+def _relative_runs(results: Results, dataset: str) -> list[runs.File]:
+  """The evaluations of relative TCA on a whole map, by seed."""
+  files = [
+    file
+    for file in results.with_rows("num_context")
+    if file.matches(dict(dataset=dataset, model="relative_tca", validation=False))
+  ]
+  return sorted(files, key=lambda file: file.config["seed"])
+
+
 def rows_of(files: list[runs.File]) -> list[ScalingRow]:
-  """Collects the rows of files, by context size and then in the order of `TITLES`."""
-  order = list(TITLES)
+  """Collects the rows of files, by context size and then in the order of the tables.
+
+  The rows of baselines are those of the first file that has them.
+  """
   rows = [row for file in files for row in file.content["rows"]]
-  return sorted(rows, key=lambda row: (row["num_context"], order.index(row["system"])))
+  baselines = (file.content.get("baselines") for file in files)
+  rows += next(filter(None, baselines), [])
+  return sorted(rows, key=lambda row: (row["num_context"], _ORDER.index(row["system"])))
 
 
 def section(results: Results) -> str:
@@ -57,11 +77,12 @@ def section(results: Results) -> str:
       f" {trained:,} points of context, for {minutes:.0f} minutes or less. The standard"
       f" deviation of the elevation is {spread}.",
       "RMSE is the root-mean-square error of the predicted mean. With several paths, a"
-      " query follows the most probable paths down the tree, not only one.",
+      " query follows the most probable paths down the tree, not only one. Relative TCA"
+      " sees each node's location and values relative to the query.",
       f"The times are of {text.listed(hardware)}; build is the time for the tree and for"
-      " the keys and values of its nodes.",
+      " what is cached of its nodes, or for the fit of kriging.",
     ),
-    _interpolation({name: rows_of(map_files) for name, map_files in by_map.items()}),
+    _winners({name: rows_of(map_files) for name, map_files in by_map.items()}),
     *(
       part
       for name, map_files in by_map.items()
@@ -91,27 +112,24 @@ def _hardware(file: runs.File) -> str:
   )
 
 
-def _interpolation(rows_by_map: dict[str, list[ScalingRow]]) -> str:
-  """States the context sizes at which linear interpolation beats all models."""
-  better = []
+def _winners(rows_by_map: dict[str, list[ScalingRow]]) -> str:
+  """Compares relative TCA with the baselines at the largest contexts."""
+  parts = []
   for name, rows in rows_by_map.items():
-    by_size: dict[int, list[ScalingRow]] = {}
-    for row in rows:
-      by_size.setdefault(row["num_context"], []).append(row)
-    sizes = [
-      f"{n:,}"
-      for n, same_size in by_size.items()
-      if all(row["interpolation_rmse_metres"] < row["rmse_metres"] for row in same_size)
+    largest = max(row["num_context"] for row in rows)
+    errors = [
+      f"{row['rmse_metres']:.1f} m for {TITLES[system]}"
+      for system in (*_FIRST, "tca", "ca")
+      if (row := _at(rows, system).get(largest)) is not None
     ]
-    if sizes:
-      better.append(f"at {text.listed(sizes)} points of `{name}`")
-  if not better:
-    return ""
+    parts.append(
+      f"From {largest:,} points of `{name}`, the RMSE is {text.listed(errors)}."
+    )
   return text.paragraph(
-    "Linear interpolation between the same points has a lower RMSE than every model of"
-    f" this section {text.listed(better)}. It predicts no uncertainty, but it is the more"
-    " exact method there. Use these numbers to compare the models with each other, not"
-    " to choose a method for maps."
+    "Local kriging predicts from the 48 nearest points, with a Gaussian process whose"
+    " parameters are fitted to 400 points. Linear interpolation predicts no"
+    " uncertainty.",
+    *parts,
   )
 
 
@@ -120,23 +138,25 @@ def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
   rows = rows_of(files)
   levels = runs.levels(rows)
   lines = []
+
+  def cell(row: ScalingRow, key: str, form: str, factor: float = 1) -> str:
+    return format(factor * row[key], form) if key in row else ""
+
   for row in rows:
-    seconds = row["tree_seconds"] + row["index_seconds"]
+    seconds = row.get("tree_seconds", 0) + row.get("index_seconds", 0)
     lines.append(
       [
         f"{row['num_context']:,}",
         TITLES[row["system"]],
-        f"{row['log_likelihood']:.3f}",
+        cell(row, "log_likelihood", ".3f"),
         f"{row['rmse_metres']:.1f}",
-        f"{row['interpolation_rmse_metres']:.1f}",
-        *(f"{100 * row[f'coverage_{level}']:.1f}" for level in levels),
-        f"{row['tokens_read']:,.1f}",
+        *(cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
+        cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:,.1f}",
-        f"{seconds:.2f}",
+        f"{row.get('fit_seconds', seconds):.2f}",
       ]
     )
   header = ["context points", "model", "log-likelihood", "RMSE, m"]
-  header += ["RMSE of linear interpolation, m"]
   header += [f"within {level} %" for level in levels]
   header += ["nodes read", "us per query", "build, s"]
   figure = f"scaling_{name}.png"
@@ -158,7 +178,7 @@ def _at(rows: list[ScalingRow], system: str) -> dict[int, ScalingRow]:
 def _growth(rows: list[ScalingRow]) -> str:
   """How the log-likelihood changes from the smallest to the largest context."""
   changes = []
-  for system in runs.MODELS:
+  for system in ("relative_tca", *runs.MODELS):
     by_size = _at(rows, system)
     if len(by_size) > 1:
       first, last = (by_size[n]["log_likelihood"] for n in (min(by_size), max(by_size)))
@@ -210,18 +230,23 @@ def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
         continue
       names.add(TITLES[file.config["model"]])
       seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
-      cells = [name, f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
-      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}"])
+      cells = [name, TITLES[file.config["model"]]]
+      cells += [f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
+      seams = f"{grid['seam_ratio']:.2f}" if "seam_ratio" in grid else ""
+      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}", seams])
   if not lines:
     return []
-  header = ["map", "context points", "locations", "tree", "compilation of the build"]
-  header += ["build", "compilation of the read", "read", "total"]
+  header = ["map", "model", "context points", "locations", "tree"]
+  header += ["compilation of the build", "build", "compilation of the read", "read"]
+  header += ["total", "seam ratio"]
   return [
     "### A grid of locations",
     text.paragraph(
       f"The table gives the seconds in which {text.listed(sorted(names))} predicts a"
-      " regular grid of locations from the largest context, along one path. The total"
-      " includes compilation."
+      " regular grid of locations from the largest context: TCA along one path, relative"
+      " TCA along as many as in training. The total includes compilation. The seam ratio"
+      " is the mean jump of the predicted mean between neighbouring locations across the"
+      " tree's upper eight levels of cuts, divided by that elsewhere; 1 means no seams."
     ),
     tables.markdown(header, lines),
   ]
@@ -233,6 +258,7 @@ def _whole_maps(results: Results) -> str:
     file
     for file in results.with_rows("num_context")
     if file.config.get("dataset") == "fault" and "whole_map" in file.config
+    if file.config["model"] in runs.MODELS
   ]
   shares = {file.config["whole_map"] for file in files}
   if len(shares) < 2:

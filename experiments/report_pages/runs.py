@@ -224,7 +224,7 @@ class Results:
       file
       for file in self.files
       if file.config and "step" in file.content and "rows" not in file.content
-      if file.config.get("num_paths", 1) == 1
+      if file.config.get("num_paths", 1) in (0, 1)  # 0: as in training
     ]
 
   def latents(self, options: Options) -> list[int]:

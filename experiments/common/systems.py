@@ -174,7 +174,6 @@ SYSTEMS: dict[Model, System] = {
     largest_read=_largest_relative_read,
     readers={
       "relative_tca": Reader("Relative TCA", most_queries=256),
-      "relative_tca_full": dataclasses.replace(FULL, title="Relative TCA, all leaves"),
     },
     has_tree=True,
     is_relative=True,

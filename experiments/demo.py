@@ -72,7 +72,8 @@ def run(out: epath.Path, copy_steps: int, image_batches: int) -> None:
     "\n\n".join((copy_table, image_table, map_table)) + "\n"
   )
   print(f"\ntables:  {out / 'tables.txt'}\nJSON:    {out / 'summary.json'}")
-  print(f"picture: {figure}")
+  for figure in figures:
+    print(f"picture: {figure}")
 
 
 def copy_part(out: epath.Path, copy_steps: int) -> tuple[dict[str, typing.Any], str]:

@@ -1,5 +1,6 @@
 """What the models are compared with on the whole map, and the search for seams."""
 
+from collections.abc import Callable
 import typing
 
 import jax
@@ -9,6 +10,7 @@ from experiments.common import evaluate
 from experiments.common import interpolation
 from experiments.common import kriging
 from experiments.common import timing
+from experiments.common import vecchia
 from experiments.data import elevation
 import tca_jax
 
@@ -18,11 +20,14 @@ _SEAM_LEVELS = 8  # levels of the tree whose cuts are searched for seams
 def rows(
   points: elevation.ElevationMap, num_context: int, targets: elevation.Points
 ) -> list[dict[str, typing.Any]]:
-  """Measures linear interpolation and local kriging from the first training points.
+  """Measures linear interpolation and Gaussian processes from the first points.
+
+  The Gaussian processes are local kriging and, where gpboost is installed, one in
+  Vecchia's approximation.
 
   Args:
     points: the map.
-    num_context: number of points in the context.
+    num_context: number of training points in the context.
     targets: points to predict.
 
   Returns:
@@ -30,27 +35,38 @@ def rows(
     uncertainty, so that its row has no log-likelihood and no coverage.
   """
   context = points.train.take_first(num_context)
-  truth = points.to_metres(targets.values)
-  shared = dict(num_context=num_context, num_queries=len(truth))
+  coords, values = np.asarray(context.coords), np.asarray(context.values)[:, 0]
+  queries, truth = np.asarray(targets.coords), points.to_metres(targets.values)
+
+  def row(system: str, mean: np.ndarray, seconds: float) -> dict[str, typing.Any]:
+    return dict(
+      system=system,
+      num_context=num_context,
+      num_queries=len(truth),
+      rmse_metres=interpolation.rmse(mean, truth),
+      us_per_query=1e6 * seconds / len(truth),
+    )
+
   clock = timing.Clock()
-  linear = interpolation.interpolated(
-    context.coords, points.to_metres(context.values), targets.coords
-  )
-  linear_us = 1e6 * clock.lap() / len(truth)
-  model = kriging.fit(np.asarray(context.coords), np.asarray(context.values)[:, 0])
-  fit_seconds = clock.lap()
-  output = model.predict(np.asarray(targets.coords))
-  kriging_us = 1e6 * clock.lap() / len(truth)
-  mean, _ = points.predicted_in_metres(output)
-  return [
-    dict(system="linear", **shared)
-    | dict(rmse_metres=interpolation.rmse(linear, truth), us_per_query=linear_us),
-    dict(system="kriging", **shared)
-    | evaluate.mean_scores(output, targets.values)
-    | dict(rmse_metres=interpolation.rmse(mean, truth), us_per_query=kriging_us)
-    | dict(tokens_read=min(kriging.NUM_NEIGHBOURS, num_context))
-    | dict(fit_seconds=fit_seconds),
-  ]
+  metres = points.to_metres(context.values)
+  linear = interpolation.interpolated(coords, metres, queries)
+  found = [row("linear", linear, clock.lap())]
+  fits: dict[str, Callable[..., typing.Any]] = {"kriging": kriging.fit}
+  if vecchia.is_installed():
+    fits["vecchia"] = vecchia.fit
+  for system, fit in fits.items():
+    clock.lap()
+    model = fit(coords, values)
+    fit_seconds = clock.lap()
+    output = model.predict(queries)
+    seconds = clock.lap(output)
+    mean, _ = points.predicted_in_metres(output)
+    found.append(
+      row(system, mean, seconds)
+      | evaluate.mean_scores(output, targets.values)
+      | dict(tokens_read=model.num_neighbours, fit_seconds=fit_seconds)
+    )
+  return found
 
 
 def node_boxes(tree: tca_jax.Tree, context: elevation.Points) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.common import kriging
+from experiments.common import vecchia
 
 
 def _dense(model, coords):
@@ -59,3 +60,14 @@ def test_fit_predicts_a_smooth_function_with_calibrated_intervals(rng):
   assert np.sqrt(np.mean((np.asarray(found.mean) - targets) ** 2)) < 1.3 * noise
   inside = np.asarray(found.interval_coverage(targets.astype(np.float32), 0.9))
   assert inside.mean() == pytest.approx(0.9, abs=0.05)
+
+
+def test_vecchia_process_agrees_with_local_kriging(rng):
+  pytest.importorskip("gpboost", reason="an optional baseline of the benchmarks")
+  coords, queries = rng.random((400, 2)), rng.random((50, 2))
+  values = np.sin(6 * coords[:, 0]) + 0.1 * rng.normal(size=400)
+  found = vecchia.fit(coords, values).predict(queries)
+  truth = np.sin(6 * queries[:, :1])
+  assert np.sqrt(np.mean((np.asarray(found.mean) - truth) ** 2)) < 0.1
+  expected = kriging.fit(coords, values).predict(queries)
+  np.testing.assert_allclose(found.mean, expected.mean, atol=0.1)

@@ -259,7 +259,7 @@ def test_map_scaling_of_a_relative_model_has_baselines(tmp_path):
   )
   content = terrain_scaling.MapScaling().evaluate(restored, path / "scaling.json")
   assert [row["system"] for row in content["rows"]] == ["relative_tca"]
-  linear, kriging = content["baselines"]
+  linear, kriging, *_ = content["baselines"]
   assert (linear["system"], kriging["system"]) == ("linear", "kriging")
   assert linear["rmse_metres"] == content["rows"][0]["interpolation_rmse_metres"]
   assert "log_likelihood" not in linear

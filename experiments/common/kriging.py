@@ -42,11 +42,15 @@ class LocalKriging:
   variance: float
   noise: float
 
+  @property
+  def num_neighbours(self) -> int:
+    """Number of observations that a prediction depends on."""
+    return min(NUM_NEIGHBOURS, len(self.coords))
+
   def predict(self, coords: np.ndarray) -> tca_jax.Gaussian:
     """Predicts noisy values at locations `[M, C]`, as a `Gaussian` of `[M, 1]`."""
     coords = np.asarray(coords, np.float64)
-    num = min(NUM_NEIGHBOURS, len(self.coords))
-    distance, index = _neighbours(self.coords, coords, num)
+    distance, index = _neighbours(self.coords, coords, self.num_neighbours)
     moments = [
       self._moments(distance[i : i + _CHUNK], index[i : i + _CHUNK])
       for i in range(0, len(coords), _CHUNK)

@@ -197,7 +197,11 @@ TITLES: dict[str, str] = {
   name: reader.title
   for system in SYSTEMS.values()
   for name, reader in system.readers.items()
-} | {"kriging": "Local kriging", "linear": "Linear interpolation"}
+} | {
+  "kriging": "Local kriging",
+  "vecchia": "Gaussian process (Vecchia)",
+  "linear": "Linear interpolation",
+}
 
 
 def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:

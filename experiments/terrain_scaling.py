@@ -50,7 +50,7 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
       and of local kriging from the same contexts, unless --baselines is off. With a
       tree also "grid": the seconds to predict a grid of locations from the largest
       context, tree construction and compilation included; see also
-      `terrain_baselines.seam_ratio`.
+      `terrain_baselines.seam_ratios`.
     """
     task, params = restored.task, restored.params
     points = task.map
@@ -242,17 +242,21 @@ def _time_grid(
     task, params, memory, num_context, locations, reader
   )
   seconds = build_seconds | read_seconds
+  context = task.map.train.take_first(num_context)
+  tree = jax.tree.map(lambda x: x[0], memory.tree)
+  linear = interpolation.interpolated(
+    context.coords, np.asarray(context.values)[:, 0], locations
+  )
+  ratio, linear_ratio = terrain_baselines.seam_ratios(
+    [x.reshape(side, side) for x in (np.asarray(output.mean), linear)],
+    locations.reshape(side, side, 2),
+    terrain_baselines.node_boxes(tree, context),
+  )
   return {
     "num_context": num_context,
     "num_queries": len(locations),
-    "seam_ratio": terrain_baselines.seam_ratio(
-      np.asarray(output.mean).reshape(side, side),
-      locations.reshape(side, side, 2),
-      terrain_baselines.node_boxes(
-        jax.tree.map(lambda x: x[0], memory.tree),
-        task.map.train.take_first(num_context),
-      ),
-    ),
+    "seam_ratio": ratio,
+    "interpolation_seam_ratio": linear_ratio,
     "seconds": sum(seconds.values()),
     **seconds,
   }

@@ -256,7 +256,7 @@ def test_large_contexts_rows_are_by_context_and_model(tmp_path):
     "1.25",
   ]
   (line,) = _rows(page, "fault")
-  assert line[1:] == ["TCA", "128", "1,000,000", *["1.0"] * 5, "5.0", ""]
+  assert line[1:] == ["TCA", "128", "1,000,000", *["1.0"] * 5, "5.0", "", ""]
   assert "1 x cpu with 2 CPU cores" in page.replace("\n", " ")
   (figure,) = report.draw(results)
   assert figure.name == "scaling_fault.png" and Image.open(figure).size[0] > 800

@@ -16,6 +16,9 @@ import numpy as np
 import tca_jax
 
 NUM_NEIGHBOURS = 30
+MAX_OBSERVATIONS = (
+  30_000  # with 100,000, a fit takes more than six minutes on two cores
+)
 
 
 def is_installed() -> bool:

@@ -233,13 +233,14 @@ def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
       seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
       cells = [name, TITLES[file.config["model"]]]
       cells += [f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
-      seams = f"{grid['seam_ratio']:.2f}" if "seam_ratio" in grid else ""
-      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}", seams])
+      keys = ("seam_ratio", "interpolation_seam_ratio")
+      seams = [f"{grid[key]:.2f}" if key in grid else "" for key in keys]
+      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}", *seams])
   if not lines:
     return []
   header = ["map", "model", "context points", "locations", "tree"]
   header += ["compilation of the build", "build", "compilation of the read", "read"]
-  header += ["total", "seam ratio"]
+  header += ["total", "seam ratio", "seam ratio of linear interpolation"]
   return [
     "### A grid of locations",
     text.paragraph(
@@ -247,7 +248,8 @@ def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
       " regular grid of locations from the largest context: TCA along one path, relative"
       " TCA along as many as in training. The total includes compilation. The seam ratio"
       " is the mean jump of the predicted mean between neighbouring locations across the"
-      " tree's upper eight levels of cuts, divided by that elsewhere; 1 means no seams."
+      " tree's upper eight levels of cuts, divided by that elsewhere. That of linear"
+      " interpolation, which has no tree, shows how much more a map varies near the cuts."
     ),
     tables.markdown(header, lines),
   ]

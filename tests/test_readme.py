@@ -53,6 +53,7 @@ def test_readme_examples_run_and_print_their_comments(capsys):
   "page, columns",
   [
     ("results", ("data set", "paper: TCA")),
+    ("results", ("context points", "RMSE, m")),
     ("benchmarks", ("queries", "full / TCA", "Perceiver IO")),
   ],
 )

@@ -24,7 +24,9 @@ def files_of(results: Results) -> dict[str, list[runs.File]]:
   by_map: dict[str, list[runs.File]] = {}
   for row in runs.ROWS:
     files = [
-      file for file in results.with_rows("num_context") if file.matches(row.options)
+      file
+      for file in results.with_rows("num_context")
+      if file.matches(row.options) and file.config["model"] in runs.MODELS
     ]
     if files:
       dataset = row.options["dataset"]

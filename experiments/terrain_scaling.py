@@ -86,7 +86,8 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
       if task.system.has_tree and size == sizes[-1]:
         grid = _time_grid(task, params, memory, size, build_seconds)
     title = f"{task.config.dataset}, {len(truth):,} held-out points"
-    summarise(title, sorted(rows + baselines, key=lambda row: row["num_context"]))
+    ordered = sorted(rows + baselines, key=lambda row: row["num_context"])
+    print(f"\n{table_of(title, ordered)}\n", flush=True)
     content = {
       "rows": rows,
       "baselines": baselines,
@@ -262,14 +263,14 @@ def _time_grid(
   }
 
 
-def summarise(title: str, rows: list[dict[str, typing.Any]]) -> str:
-  """Prints the rows of `MapScaling` as a table, and returns it."""
+def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
+  """The rows of `MapScaling` as a table."""
 
   def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
     return format(row[name], form) if name in row else ""
 
   header = ("model", "context", "log-likelihood", "RMSE, m")
-  return tables.table(
+  return tables.aligned(
     title,
     (*header, "within 50 %", "90 %", "95 %", "tokens read", "us/query", "build s"),
     [

@@ -7,15 +7,19 @@ import typing
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Prints a table with aligned columns, and returns it.
+  """Prints a table with aligned columns, and returns it; see `aligned`."""
+  text = aligned(title, header, rows)
+  print(f"\n{text}\n", flush=True)
+  return text
+
+
+def aligned(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Makes a table with aligned columns.
 
   Args:
     title: the line above the table.
     header: the names of the columns.
     rows: the cells; each row has as many as the header.
-
-  Returns:
-    The text that was printed, without the blank lines around it.
   """
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
@@ -26,9 +30,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     ]
     return "  ".join(padded).rstrip()
 
-  text = "\n".join([title, line(header), *map(line, rows)])
-  print(f"\n{text}\n", flush=True)
-  return text
+  return "\n".join([title, line(header), *map(line, rows)])
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

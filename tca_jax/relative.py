@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
+from tca_jax.masking import masked_mean
 from tca_jax.memory import NodeMemory
 from tca_jax.memory import Nodes
 from tca_jax.memory import sibling_nodes
@@ -185,16 +186,15 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
   valid = nodes.count > 0
   square = jnp.where(valid, jnp.sum(offset**2, axis=-1), _FAR)
   smallest = -jax.lax.top_k(-square, min(_NUM_NEAREST, square.shape[-1]))[0]
-  near = smallest < _FAR
-  mean = jnp.sum(jnp.where(near, smallest, 0), axis=-1) / jnp.maximum(
-    jnp.sum(near, axis=-1), 1
-  )
+  mean = masked_mean(smallest, smallest < _FAR, axis=-1)
   extent = jnp.where(domain.extent > 0, domain.extent, 1)
   length = jnp.sqrt(mean + _TINY * extent**2)
 
   # --- A weighted least-squares fit of a plane.
   scaled = jnp.where(valid, square, 0) / length[..., None] ** 2
-  weight = jnp.where(nodes.count == 1, 1, _SUMMARY_WEIGHT) / (scaled + _SMOOTHING) ** 2
+  weight = (
+    jnp.where(nodes.count == 1, 1.0, _SUMMARY_WEIGHT) / (scaled + _SMOOTHING) ** 2
+  )
   weight = jnp.where(valid, weight, 0)
   total = jnp.sum(weight, axis=-1, keepdims=True)
   weight = weight / jnp.where(total > 0, total, 1)
@@ -211,7 +211,8 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
   x, y = x - mean_x[..., None, :], y - mean_y[..., None, :]
   weighted = weight[..., None] * x
   covariance = jnp.einsum("...sc,...sd->...cd", weighted, x, precision="highest")
-  covariance += _RIDGE * jnp.eye(x.shape[-1], dtype=x.dtype)
+  ridge = _RIDGE * jnp.eye(x.shape[-1], dtype=x.dtype)
+  covariance += jnp.broadcast_to(ridge, covariance.shape)
   product = jnp.einsum("...sc,...se->...ce", weighted, y, precision="highest")
   slope = jnp.linalg.solve(covariance, product)
   residual = y - jnp.matmul(x, slope, precision="highest")

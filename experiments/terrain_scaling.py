@@ -59,10 +59,11 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
     sizes = sorted({min(size, len(points.train.coords)) for size in task.config.sizes})
     rows, baselines, grid = [], [], None
     for size in sizes:
-      context = points.train.take_first(size)
-      linear = interpolation.interpolated(
-        context.coords, points.to_metres(context.values), targets.coords
+      linear, *processes = terrain_baselines.rows(
+        points, size, targets, task.config.baselines
       )
+      if task.config.baselines:
+        baselines += [linear, *processes]
       memory, build_seconds = index_first_points(task, params, size)
       for name, reader in task.system.readers.items():
         output, num_read, read_seconds = predict(
@@ -75,14 +76,12 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
           dict(system=name, num_context=size, num_queries=len(truth))
           | evaluate.mean_scores(output, targets.values)
           | dict(rmse_metres=interpolation.rmse(mean, truth))
-          | dict(interpolation_rmse_metres=interpolation.rmse(linear, truth))
+          | dict(interpolation_rmse_metres=linear["rmse_metres"])
           | dict(tokens_read=tokens_read, tokens_fraction=tokens_read / size)
           | dict(us_per_query=us_per_query)
           | build_seconds
           | read_seconds
         )
-      if task.config.baselines:
-        baselines += terrain_baselines.rows(points, size, targets)
       if task.system.has_tree and size == sizes[-1]:
         grid = _time_grid(task, params, memory, size, build_seconds)
     title = f"{task.config.dataset}, {len(truth):,} held-out points"

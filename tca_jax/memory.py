@@ -320,10 +320,7 @@ def pack_points(
     summaries: `[N, W]`.
   """
   domain = measure_domain(coords, values, mask)
-  location, value = (
-    jnp.where(mask[:, None], x.astype(jnp.float32) - origin[None], 0)
-    for x, origin in ((coords, domain.origin), (values, domain.value_origin))
-  )
+  location, value = domain.centre(coords, values, mask)
   nodes = Nodes(
     count=mask.astype(jnp.float32),
     low=location,

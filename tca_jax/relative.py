@@ -204,10 +204,8 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
     return jnp.einsum("...s,...sn->...n", weight, x, precision="highest")
 
   x, y = offset / length[..., None, None], nodes.mean
-  mean_x, mean_y = (
-    average(x),
-    average(jnp.broadcast_to(y, (*x.shape[:-1], y.shape[-1]))),
-  )
+  y = jnp.broadcast_to(y, (*x.shape[:-1], y.shape[-1]))
+  mean_x, mean_y = average(x), average(y)
   x, y = x - mean_x[..., None, :], y - mean_y[..., None, :]
   weighted = weight[..., None] * x
   covariance = jnp.einsum("...sc,...sd->...cd", weighted, x, precision="highest")

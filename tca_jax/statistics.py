@@ -39,6 +39,21 @@ class Domain:
   value_origin: jax.Array
   value_spread: jax.Array
 
+  def centre(
+    self, coords: jax.Array, values: jax.Array, mask: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns locations and values relative to the origins, float32, 0 where masked.
+
+    Args:
+      coords: `[N, C]` floating point.
+      values: `[N, E]` floating point.
+      mask: `[N]` bool, True at valid tokens.
+    """
+    location = coords.astype(jnp.float32) - self.origin[None]
+    value = values.astype(jnp.float32) - self.value_origin[None]
+    valid = mask[:, None]
+    return jnp.where(valid, location, 0), jnp.where(valid, value, 0)
+
 
 @chex.dataclass(frozen=True)
 class LevelStatistics:
@@ -158,10 +173,7 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
   valid = jnp.asarray(tree.leaf_mask)
   coords, values = coords[leaf_index], values[leaf_index]
   domain = measure_domain(coords, values, valid)
-  location, value = (
-    jnp.where(valid[:, None], x.astype(jnp.float32) - origin[None], 0)
-    for x, origin in ((coords, domain.origin), (values, domain.value_origin))
-  )
+  location, value = domain.centre(coords, values, valid)
   leaves = LevelStatistics(
     count=valid.astype(jnp.int32),
     centroid=location,

@@ -102,8 +102,8 @@ def _build_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
   )
 
 
-def _largest_tree_read(config: Config, max_context: int) -> int:
-  num_paths = config.num_paths or 1
+def _largest_tree_read(config: Config, max_context: int, trained_paths: int = 1) -> int:
+  num_paths = config.num_paths or trained_paths
   return tca_jax.num_read_slots(max_context, config.branch_factor, num_paths)
 
 
@@ -131,8 +131,7 @@ def _build_relative_tree_read_out(config: Config, max_context: int) -> tca_jax.R
 
 
 def _largest_relative_read(config: Config, max_context: int) -> int:
-  num_paths = config.num_paths or config.beam_width
-  return tca_jax.num_read_slots(max_context, config.branch_factor, num_paths)
+  return _largest_tree_read(config, max_context, config.beam_width)
 
 
 def _num_latents(config: Config, max_context: int) -> int:

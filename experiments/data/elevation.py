@@ -132,21 +132,12 @@ class ElevationMap:
     """
     if isinstance(predicted, tca_jax.Gaussian):
       return self.moments_in_metres(predicted.mean, predicted.std)
+    moments = [
+      self.moments_in_metres(predicted.means[..., k], predicted.stds[..., k])
+      for k in range(predicted.means.shape[-1])
+    ]
+    means, stds = (np.stack(x) for x in zip(*moments, strict=True))
     weights = np.exp(np.asarray(predicted.log_weights, np.float64))[:, 0].T
-    means, stds = (
-      np.stack(x)
-      for x in zip(
-        *(
-          self.moments_in_metres(mean, std)
-          for mean, std in zip(
-            np.moveaxis(np.asarray(predicted.means), -1, 0),
-            np.moveaxis(np.asarray(predicted.stds), -1, 0),
-            strict=True,
-          )
-        ),
-        strict=True,
-      )
-    )
     mean = np.sum(weights * means, axis=0)
     variance = np.sum(weights * (stds**2 + (means - mean) ** 2), axis=0)
     return mean, np.sqrt(variance)

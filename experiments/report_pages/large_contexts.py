@@ -82,7 +82,10 @@ def section(results: Results) -> str:
       " query follows the most probable paths down the tree, not only one. Relative TCA"
       " sees each node's location and values relative to the query.",
       f"The times are of {text.listed(hardware)}; build is the time for the tree and for"
-      " what is cached of its nodes, or for the fit of kriging.",
+      " what is cached of its nodes, or for the fit of kriging. Relative TCA and the"
+      " baselines were timed in one run, the other models in earlier ones: compare times"
+      " only within these groups. Relative TCA predicts mixtures, all others normal"
+      " distributions.",
     ),
     _winners({name: rows_of(map_files) for name, map_files in by_map.items()}),
     *(

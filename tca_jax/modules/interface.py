@@ -261,6 +261,13 @@ class ReadOut(nn.Module):
       f" {type(self).__name__}"
     )
 
+  def _check_heads(self, **widths: int) -> None:
+    for name, width in widths.items():
+      if width % self.num_heads:
+        raise ValueError(
+          f"{name} must be a multiple of num_heads={self.num_heads}, got {width}"
+        )
+
   def _check_no_tree(self, tree: Tree | None) -> None:
     if tree is not None:
       raise self._no_tree_error()
@@ -281,10 +288,7 @@ class DotProductReadOut(ReadOut):
   """The layers of the read-outs whose attention is a dot product of embeddings."""
 
   def setup(self) -> None:
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"width must be a multiple of num_heads={self.num_heads}, got {self.width}"
-      )
+    self._check_heads(width=self.width)
     self.query_norm = nn.LayerNorm(dtype=self.dtype)
     self.query = nn.Dense(self.width, dtype=self.dtype)
     self.key = nn.Dense(self.width, dtype=self.dtype)

@@ -127,11 +127,7 @@ class _RelativeReadOut(ReadOut):
   periods: Sequence[float] | None = None
 
   def setup(self) -> None:
-    for name, width in {"width": self.width, "node_width": self.node_width}.items():
-      if width % self.num_heads:
-        raise ValueError(
-          f"{name} must be a multiple of num_heads={self.num_heads}, got {width}"
-        )
+    self._check_heads(width=self.width, node_width=self.node_width)
     if self.num_layers < 1:
       raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
     self.summarise = nn.Dense(self.summary_width, dtype=self.dtype)

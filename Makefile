@@ -8,8 +8,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Tests that need the library and its dependencies only.
 LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention checks embedders heads \
-  layers masking memory objectives read_outs relative retreever retrieval serving \
-  statistics tree)
+  layers masking memory node_kriging objectives read_outs relative retreever retrieval \
+  serving statistics tree)
 # Options of pytest-xdist, the plugin that runs tests in parallel.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 

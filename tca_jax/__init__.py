@@ -5,6 +5,7 @@ from tca_jax import checks
 from tca_jax import masking
 from tca_jax import memory
 from tca_jax import modules
+from tca_jax import node_kriging
 from tca_jax import objectives
 from tca_jax import relative
 from tca_jax import retrieval
@@ -97,6 +98,7 @@ __all__ = [
   "masking",
   "memory",
   "modules",
+  "node_kriging",
   "node_statistics",
   "num_read_slots",
   "objectives",

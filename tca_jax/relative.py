@@ -40,6 +40,7 @@ __all__ = [
   "nearest_nodes",
   "node_features",
   "offset_between",
+  "residual_values",
 ]
 
 _FAR = 1e30  # the squared distance of a node without valid token
@@ -258,15 +259,9 @@ def node_features(
   ]
   spread = frame.spread[..., None, :]
   value = (nodes.mean - frame.reference[..., None, :]) / spread
-  # The plane is not trusted far away.
-  trust = jnp.minimum(1, _TRUST / distance)
   what = [
     jnp.clip(value, -_LARGEST, _LARGEST),
-    jnp.clip(
-      value - jnp.matmul(x, frame.slope, precision="highest") / spread * trust,
-      -_LARGEST,
-      _LARGEST,
-    ),
+    jnp.clip(residual_values(x, nodes, frame), -_LARGEST, _LARGEST),
     jnp.minimum(jnp.sqrt(nodes.variance / spread**2 + _TINY), _LARGEST),
   ]
   shape = x.shape[:-1]
@@ -276,6 +271,27 @@ def node_features(
     return jnp.where(valid, jnp.concatenate(parts, axis=-1), 0)
 
   return join(where), join(what)
+
+
+def residual_values(x: jax.Array, nodes: Nodes, frame: LocalFrame) -> jax.Array:
+  """Computes the nodes' values relative to the local plane.
+
+  The plane is followed up to six local lengths from the query; further away it stays
+  constant along each direction.
+
+  Args:
+    x: `[..., S, C]`, from the query to each node's centroid, in local lengths.
+    nodes: `Nodes` with axes `[..., S]`.
+    frame: the `LocalFrame` with axes `[...]`.
+
+  Returns:
+    `[..., S, E]`, in local spreads.
+  """
+  distance = jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + _TINY)
+  trust = jnp.minimum(1, _TRUST / distance)
+  plane = jnp.matmul(x, frame.slope, precision="highest") * trust
+  value = nodes.mean - frame.reference[..., None, :] - plane
+  return value / frame.spread[..., None, :]
 
 
 def child_features(parents: LevelStatistics, children: LevelStatistics) -> jax.Array:

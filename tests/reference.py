@@ -282,3 +282,44 @@ def local_frame(offsets, counts, means, variances, value_spread):
   residual = means - y0 - (x - x0) @ slope
   variance = weight @ (residual**2 + variances) + (1e-3 * value_spread) ** 2
   return length, y0 - x0 @ slope, slope, np.sqrt(variance)
+
+
+def krige(offsets, counts, sides, values, lengths, variances, constant, noise):
+  """Mean and standard deviation at the origin, from averages; one value channel.
+
+  Args:
+    offsets: `[S, C]`, of the centroids.
+    counts: `[S]`.
+    sides: `[S, C]`, of the boxes.
+    values: `[S]`.
+    lengths: of the squared exponentials.
+    variances: of the squared exponentials.
+    constant: variance of the constant.
+    noise: variance of the noise of one observation.
+  """
+  size, axes = offsets.shape
+
+  def covariance(square, spread):
+    return constant + sum(
+      v * (1 + spread / l**2) ** (-axes / 2) * np.exp(-square / 2 / (l**2 + spread))
+      for v, l in zip(variances, lengths, strict=True)
+    )
+
+  spreads = [
+    np.mean(side**2) / 12 * (n + 1) / (n - 1) if n > 1 else 0.0
+    for side, n in zip(sides, counts, strict=True)
+  ]
+  total = constant + sum(variances)
+  among = np.empty((size, size))
+  for i in range(size):
+    for j in range(size):
+      square = np.sum((offsets[i] - offsets[j]) ** 2)
+      among[i, j] = covariance(square, spreads[i] + spreads[j])
+    among[i, i] += noise / counts[i] + 1e-4 * total
+  to_query = np.array(
+    [covariance(np.sum(x**2), s) for x, s in zip(offsets, spreads, strict=True)]
+  )
+  weights = np.linalg.solve(among, to_query)
+  variance = max(total - weights @ to_query, 1e-5 * total) + noise
+  mean = np.clip(weights @ values, min(*values, 0) - 0.5, max(*values, 0) + 0.5)
+  return mean, np.sqrt(variance)

@@ -62,6 +62,7 @@ SURFACE = {
     "modules",
     "node_statistics",
     "num_read_slots",
+    "node_kriging",
     "objectives",
     "relative",
     "retrieval",
@@ -200,6 +201,12 @@ SURFACE = {
     "aggregate",
     "build_or_check",
   ],
+  "tca_jax.node_kriging": [
+    "Covariance",
+    "LENGTHS",
+    "krige",
+    "nearest_of",
+  ],
   "tca_jax.objectives": [
     "BASELINES",
     "Baseline",
@@ -225,6 +232,7 @@ SURFACE = {
     "nearest_nodes",
     "node_features",
     "offset_between",
+    "residual_values",
   ],
   "tca_jax.retrieval": [
     "TreeAttentionOutput",

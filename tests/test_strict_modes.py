@@ -16,6 +16,7 @@ LIBRARY_TESTS = (
   "layers",
   "masking",
   "memory",
+  "node_kriging",
   "objectives",
   "read_outs",
   "relative",

@@ -71,10 +71,15 @@ def test_relative_options_reach_the_read_out():
     sees_scale=False,
     geometry_in_tokens=False,
     geometry_in_logits=False,
+    kriged_nodes=9,
   )
   config = config_lib.Config(model="relative_tca", beam_width=7, **options)
   built = systems.SYSTEMS["relative_tca"].build(config, 8)
-  renamed = {"read_layers": "num_layers", "self_layers": "num_self_layers"}
+  renamed = {
+    "read_layers": "num_layers",
+    "self_layers": "num_self_layers",
+    "kriged_nodes": "num_kriged",
+  }
   for name, value in (options | {"num_paths": 7}).items():
     assert getattr(built, renamed.get(name, name)) == value
   assert not systems.build_point_embedder(config, 3).sees_values

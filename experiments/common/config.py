@@ -165,6 +165,13 @@ class Config:
     "Location of a node relative to the query as a bias of the attention logits, in a"
     " relative model.",
   )
+  kriged_nodes: int = option(
+    "model",
+    32,
+    "Largest number of nodes whose values a relative model interpolates by kriging; 0:"
+    " no kriging.",
+    at_least=0,
+  )
   num_latents: int = option(
     "model",
     0,

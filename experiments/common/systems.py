@@ -116,6 +116,7 @@ def _relative(config: Config) -> dict[str, typing.Any]:
     sees_scale=config.sees_scale,
     geometry_in_tokens=config.geometry_in_tokens,
     geometry_in_logits=config.geometry_in_logits,
+    num_kriged=config.kriged_nodes,
     **_shared(config),
   )
 

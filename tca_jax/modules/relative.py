@@ -3,6 +3,8 @@
 They replace the absolute coordinates of the published model by offsets from the query,
 see `tca_jax.relative`. Every node that a query reads becomes a token made of its
 location, extent, count and values relative to the query, and of a learned summary.
+What the query has read decides by which covariance function the values of the nearest
+nodes are interpolated, see `tca_jax.node_kriging`; the head corrects the result.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import memory as memory_lib
+from tca_jax import node_kriging
 from tca_jax import relative
 from tca_jax import tree as tree_lib
 from tca_jax.masking import masked_softmax
@@ -113,6 +116,8 @@ class _RelativeReadOut(ReadOut):
       scale of the locations, and follow affine maps of the values.
     geometry_in_tokens: whether the tokens of nodes contain their relative locations.
     geometry_in_logits: whether a bias per head of the attention logits does.
+    num_kriged: the largest number of nodes, the nearest ones, whose values are
+      interpolated by kriging; 0 means no kriging, and predictions relative to a plane.
     periods: the period of each axis, see `tca_jax.relative`.
   """
 
@@ -124,6 +129,7 @@ class _RelativeReadOut(ReadOut):
   sees_scale: bool = True
   geometry_in_tokens: bool = True
   geometry_in_logits: bool = True
+  num_kriged: int = 32
   periods: Sequence[float] | None = None
 
   def setup(self) -> None:
@@ -135,6 +141,12 @@ class _RelativeReadOut(ReadOut):
     self.node_norm = nn.LayerNorm(dtype=self.dtype)
     self.frame = MLP([self.width, self.width], nn.gelu, self.dtype)
     self.bias = nn.Dense(self.num_layers * self.num_heads, dtype=self.dtype)
+    if self.num_kriged:
+      self.covariance = nn.Dense(
+        len(node_kriging.LENGTHS) + 2, kernel_init=nn.initializers.normal(0.01)
+      )
+      self.kriged = nn.Dense(self.width, dtype=self.dtype)
+      self.correction = MLP([self.hidden, self.width], nn.gelu, self.dtype)
     options = dict(dropout=self.dropout, dtype=self.dtype)
     self.self_layers = [
       TransformerLayer(self.num_heads, self.hidden, **options)
@@ -177,10 +189,11 @@ class _RelativeReadOut(ReadOut):
     )
     domain = jax.tree.map(lambda x: x[:, None], domain)
     frame = relative.local_frame(offset, nodes, domain)
-    origin, spread = frame.reference + domain.value_origin, frame.spread
+    origin = frame.reference + domain.value_origin
+    units = frame
     if not self.local_units:
-      frame = dataclasses.replace(frame, spread=jnp.ones_like(spread))
-    where, what = relative.node_features(offset, nodes, frame)
+      units = dataclasses.replace(frame, spread=jnp.ones_like(frame.spread))
+    where, what = relative.node_features(offset, nodes, units)
 
     shape = (*what.shape[:-1], self.summary_width)
     features = [what, jnp.broadcast_to(nodes.summary, shape)]
@@ -201,11 +214,23 @@ class _RelativeReadOut(ReadOut):
     x = queries
     if self.sees_scale:
       length = jnp.log(frame.length)[..., None]
-      scale = jnp.concatenate([length, jnp.log(spread), origin], axis=-1)
+      scale = jnp.concatenate([length, jnp.log(frame.spread), origin], axis=-1)
       x = x + self.frame(scale.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       x = layer(x, tokens, bias[..., i, :], mask, train)
-    return x, Units(origin=origin, scale=frame.spread)
+    if not self.num_kriged:
+      return x, Units(origin=origin, scale=units.spread)
+    covariance = node_kriging.Covariance.from_changes(self.covariance(x))
+    nearest = node_kriging.nearest_of(offset, nodes, self.num_kriged)
+    mean, std = node_kriging.krige(*nearest, frame, covariance)
+    std = std[..., None]
+    x = x + self.kriged(
+      jnp.concatenate([mean, jnp.log(std)], axis=-1).astype(self.dtype)
+    )
+    x = x + self.correction(x)
+    # Far from all nodes the local spread is the better unit.
+    scale = frame.spread * std / jnp.sqrt(1 + std**2)
+    return x, Units(origin=origin + frame.spread * mean, scale=scale)
 
   def _retrieve_points(
     self,

@@ -1,0 +1,205 @@
+"""Kriging of nodes: a Gaussian process that predicts from averages over nodes.
+
+Kriging is the linear prediction of least variance under a given covariance function. In
+geostatistics it uses the observations nearest to a location. Here it uses the nodes that
+a query reads. The value of a node is the mean over its tokens, so covariances are those
+of averages; for a leaf they are those of the observation.
+
+Every query has a covariance function of its own, which a network chooses. It is a sum of
+squared exponentials of fixed lengths, in units of the query's local length. Such a sum
+approximates the usual covariance functions, smooth and rough.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tca_jax.memory import Nodes
+from tca_jax.relative import LocalFrame
+from tca_jax.relative import residual_values
+
+__all__ = ["LENGTHS", "Covariance", "krige", "nearest_of"]
+
+# The lengths of the squared exponentials, in units of the local length.
+LENGTHS = tuple(0.6 * 2.5**i for i in range(4))
+
+_JITTER = 1e-4  # smallest variance of noise, relative to that of the process
+_SMALLEST = 1e-5  # smallest predicted variance, relative to that of the process
+_MARGIN = 0.5  # how far a mean may be outside of the values read, in local spreads
+_LARGEST_CHANGE = 8.0  # of the logarithm of a variance, by the network
+_DEFAULT_NOISE = -6.0  # the logarithm of the variance of the noise
+_ROUGHNESS = 0.7  # the variances of the exponentials grow as length**(2 * roughness)
+
+
+@chex.dataclass(frozen=True)
+class Covariance:
+  """A covariance function for each query, in the units of its `LocalFrame`.
+
+  The covariance of the values at two locations of distance d is
+
+    constant + sum over l of variances[l] * exp(-d**2 / (2 * LENGTHS[l]**2)).
+
+  Attributes:
+    variances: `[..., L]` float32, positive, L = len(LENGTHS).
+    constant: `[...]` float32, positive, the variance of an unknown constant.
+    noise: `[...]` float32, positive, the variance of the noise of one observation.
+  """
+
+  variances: jax.Array
+  constant: jax.Array
+  noise: jax.Array
+
+  @classmethod
+  def from_changes(cls, changes: jax.Array) -> "Covariance":
+    """The covariance function by its difference from a default one.
+
+    Args:
+      changes: `[..., L + 2]`, added to the logarithms of the variances, of the constant
+        and of the noise, after being limited to (-8, 8).
+
+    >>> Covariance.from_changes(jnp.zeros(len(LENGTHS) + 2)).constant.item()
+    1.0
+    """
+    changes = changes.astype(jnp.float32) / _LARGEST_CHANGE
+    changes = _LARGEST_CHANGE * jnp.tanh(changes)
+    default = np.array(
+      [*(2 * _ROUGHNESS * np.log(LENGTHS)), 0.0, _DEFAULT_NOISE], np.float32
+    )
+    default = jnp.expand_dims(default, range(changes.ndim - 1))
+    variances, constant, noise = jnp.split(
+      jnp.exp(default + changes), [len(LENGTHS), len(LENGTHS) + 1], axis=-1
+    )
+    return cls(variances=variances, constant=constant[..., 0], noise=noise[..., 0])
+
+  @property
+  def variance(self) -> jax.Array:
+    """`[...]`, the variance of a value, without noise."""
+    return self.constant + jnp.sum(self.variances, axis=-1)
+
+  def between(self, square: jax.Array, spread: jax.Array, num_axes: int) -> jax.Array:
+    """Computes covariances of averages over locations.
+
+    The tokens of a node are taken as normally distributed around its centroid.
+
+    Args:
+      square: `[..., *n]`, the squared distances of pairs of centroids.
+      spread: `[..., *n]`, the sums of the two variances of the tokens' locations, of one
+        axis; 0 for two observations.
+      num_axes: C, the number of axes.
+
+    Returns:
+      `[..., *n]`.
+    """
+
+    def expand(x: jax.Array) -> jax.Array:
+      return jnp.expand_dims(x, range(x.ndim, square.ndim))
+
+    total = expand(self.constant)
+    for i, length in enumerate(LENGTHS):
+      shrink = 1 / (1 + spread / length**2)
+      exponential = jnp.exp(square * shrink * (-0.5 / length**2))
+      total += expand(self.variances[..., i]) * shrink ** (num_axes / 2) * exponential
+    return total
+
+
+def nearest_of(
+  offset: jax.Array, nodes: Nodes, num_nearest: int
+) -> tuple[jax.Array, Nodes]:
+  """Selects the nodes whose centroids are nearest to each query.
+
+  Args:
+    offset: `[..., S, C]`, from the query to each node's centroid.
+    nodes: `Nodes` with axes `[..., S]`, or ones that are broadcast to these.
+    num_nearest: the largest number of nodes to select.
+
+  Returns:
+    The offsets and nodes, with axes `[..., min(num_nearest, S)]`.
+  """
+  lead = offset.shape[:-1]
+  nodes = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, lead + x.shape[nodes.count.ndim :]), nodes
+  )
+  if num_nearest >= lead[-1]:
+    return offset, nodes
+  square = jnp.where(nodes.count > 0, jnp.sum(offset**2, axis=-1), jnp.inf)
+  index = jax.lax.top_k(-square, num_nearest)[1]
+
+  def take(x: jax.Array) -> jax.Array:
+    at = jnp.expand_dims(index, range(index.ndim, x.ndim))
+    return jnp.take_along_axis(x, at, axis=index.ndim - 1, mode="promise_in_bounds")
+
+  return take(offset), jax.tree.map(take, nodes)
+
+
+def krige(
+  offset: jax.Array, nodes: Nodes, frame: LocalFrame, covariance: Covariance
+) -> tuple[jax.Array, jax.Array]:
+  """Predicts the value at each query from the mean values of nodes.
+
+  The process describes the differences from the plane of the `LocalFrame`. Its mean is
+  an unknown constant. So that a prediction far from all nodes stays reasonable, it is
+  limited to the range of the values of the nodes, and half a local spread beyond.
+
+  Args:
+    offset: `[..., S, C]`, from the query to each node's centroid.
+    nodes: `Nodes` with axes `[..., S]`.
+    frame: the `LocalFrame` with axes `[...]`.
+    covariance: the `Covariance` with axes `[...]`.
+
+  Returns:
+    The mean, `[..., E]`, relative to `frame.reference` and in units of `frame.spread`;
+    and the standard deviation, `[...]`, of the value with its noise in these units.
+    Without any valid node, the mean is 0.
+  """
+  valid = nodes.count > 0
+  length = frame.length[..., None, None]
+  x = offset / length
+  y = jnp.where(valid[..., None], residual_values(x, nodes, frame), 0)
+  # The variance of n locations that are spread evenly over the sides of a box.
+  sides = jnp.mean(((nodes.high - nodes.low) / length) ** 2, axis=-1)
+  spread = sides / 12 * (nodes.count + 1) / jnp.maximum(nodes.count - 1, 1)
+
+  # One array per axis: a CPU is slow at trailing axes of size two.
+  coords = [x[..., i] for i in range(x.shape[-1])]
+  among = covariance.between(
+    sum((c[..., :, None] - c[..., None, :]) ** 2 for c in coords),
+    spread[..., :, None] + spread[..., None, :],
+    len(coords),
+  )
+  to_query = covariance.between(sum(c**2 for c in coords), spread, len(coords))
+  among = jnp.where(valid[..., :, None] & valid[..., None, :], among, 0)
+  to_query = jnp.where(valid, to_query, 0)
+  variance = covariance.variance
+  noise = covariance.noise[..., None] / jnp.maximum(nodes.count, 1)
+  noise = jnp.where(valid, noise + _JITTER * variance[..., None], 1)
+  eye = jnp.eye(valid.shape[-1], dtype=x.dtype)
+  among += noise[..., None] * jnp.expand_dims(eye, range(valid.ndim - 1))
+
+  right = jnp.concatenate([y, to_query[..., None]], axis=-1)
+  solved = _solve(among, right)
+  explained = jnp.einsum("...s,...se->...e", to_query, solved, precision="highest")
+  mean, explained = explained[..., :-1], explained[..., -1]
+  low, high = jnp.min(y, axis=-2) - _MARGIN, jnp.max(y, axis=-2) + _MARGIN
+  mean = jnp.clip(mean, jnp.minimum(low, -_MARGIN), jnp.maximum(high, _MARGIN))
+  missing = jnp.maximum(variance - explained, _SMALLEST * variance)
+  return mean, jnp.sqrt(missing + covariance.noise)
+
+
+def _solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
+  """Solves positive definite systems `[..., S, S]` and `[..., S, n]`.
+
+  The gradient needs one more solution, and not the derivative of the factorisation.
+  """
+  factor = jax.lax.stop_gradient(jnp.linalg.cholesky(matrix))
+
+  def solve(_, right):
+    half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+    return jax.lax.linalg.triangular_solve(
+      factor, half, left_side=True, lower=True, transpose_a=True
+    )
+
+  def product(x):
+    return jnp.matmul(matrix, x, precision="highest")
+
+  return jax.lax.custom_linear_solve(product, right, solve, symmetric=True)

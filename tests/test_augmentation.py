@@ -6,11 +6,12 @@ import numpy as np
 
 from experiments.data import augmentation
 from experiments.data import elevation
+from experiments.data import windows
 
 
 def test_random_rigid_motion_keeps_distances_and_reaches_all_eight_frames():
   points = elevation.load("airports")
-  batch = elevation.sample(jax.random.key(0), points.train, None, 64, 20)
+  batch = windows.sample(jax.random.key(0), points.train, None, 64, 20)
   moved = augmentation.random_rigid_motion(jax.random.key(1), batch)
   chex.assert_trees_all_equal(
     moved.replace(coords=batch.coords, query_coords=batch.query_coords), batch

@@ -202,7 +202,7 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
     (
       "terrain",
       dict(dataset="mars"),
-      r"dataset must be one of \('fault', 'airports'\)",
+      r"dataset must be one of \('fault', 'airports', 'retina'\)",
     ),
     ("terrain", dict(num_context=15), "num_context must be at least 16, got 15"),
     ("terrain", dict(whole_map=1.0), "whole_map must be below 1.*, got 1.0"),

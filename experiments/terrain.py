@@ -24,7 +24,9 @@ Coordinates have one scale everywhere: points in the smallest windows are as den
 --dataset=airports is a map of irregular points, most of them in America. Elevations are
 learned on a scale that is logarithmic above 100 m. The results use --whole_map=0.5
 (otherwise few windows are as wide and as sparse as the world); those of the published
-models also --teacher_temperature=1 and --num_steps=12000.
+models also --teacher_temperature=1 and --num_steps=12000. A relative model can see
+locations on both sides of the date line as near ones (--periods=1,0); windows are then
+shifted and reflected, but not rotated.
 
 --dataset=retina is a photograph of 1,990,921 pixels, whose values are grey levels; see
 `elevation.load_points`. With --context_sizes=10000,100000,2000000, the largest context
@@ -33,6 +35,7 @@ has all 1,592,737 training points.
 
 from collections.abc import Iterator
 import dataclasses
+import math
 import typing
 
 from flax import linen as nn
@@ -82,6 +85,12 @@ class TerrainConfig(Config):
     512,
     "Largest number of context points in a window.",
     at_least=windows.MIN_CONTEXT,
+  )
+  periods: str = option(
+    "task",
+    "0,0",
+    "Period of each coordinate axis, separated by commas; 0: the axis is not periodic."
+    " Only for relative models.",
   )
   num_frequencies: int = option(
     "model",
@@ -168,12 +177,27 @@ class TerrainConfig(Config):
         f"context_sizes must be integers of at least {windows.MIN_CONTEXT}, separated"
         f" by commas, got {self.context_sizes!r}"
       )
+    if len(self.axis_periods) != 2 or not all(
+      0 <= period < math.inf for period in self.axis_periods
+    ):
+      raise ConfigError(
+        "periods must be two numbers of at least 0, separated by commas, got"
+        f" {self.periods!r}"
+      )
 
   @property
   def sizes(self) -> list[int]:
     """The numbers in `context_sizes`, ascending; 0 in place of other text."""
     sizes = self.context_sizes.split(",")
     return sorted({int(size) if size.isdecimal() else 0 for size in sizes})
+
+  @property
+  def axis_periods(self) -> tuple[float, ...]:
+    """The numbers in `periods`; empty in place of other text."""
+    try:
+      return tuple(float(period) for period in self.periods.split(","))
+    except ValueError:
+      return ()
 
 
 class TerrainTask(task_lib.Task[TerrainConfig]):
@@ -204,6 +228,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       self.max_context,
       systems.build_point_embedder(config, config.num_frequencies),
       self._head(),
+      config.axis_periods,
     )
     self._train, self._held_out = (
       windows.with_blocks(points) for points in (self.map.train, self.map.held_out)
@@ -212,7 +237,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       windows.sample,
       static_argnames=("batch_size", "num_context", "densest", "full_context"),
     )
-    self._move = jax.jit(augmentation.random_rigid_motion)
+    self._move = jax.jit(augmentation.random_rigid_motion, static_argnames="swaps")
 
   def _head(self) -> nn.Module:
     """The head that predicts a value."""
@@ -227,9 +252,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     # Small windows first: attention learns there which points are near.
     whole_map = self.config.whole_map * step / self.config.num_steps
     sizes = dict(densest=self.config.densest, full_context=self.config.full_context)
-    return self._move(
-      move_rng, self._draw(draw_rng, None, whole_map=whole_map, **sizes)
-    )
+    batch = self._draw(draw_rng, None, whole_map=whole_map, **sizes)
+    return self._move(move_rng, batch, swaps=not any(self.config.axis_periods))
 
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):

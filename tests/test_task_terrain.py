@@ -92,7 +92,7 @@ def test_eval_batches_predict_held_out_points_only(tiny):
 
 def test_train_batch_does_not_contain_held_out_points(monkeypatch):
   task = terrain.TerrainTask(TINY)
-  monkeypatch.setattr(task, "_move", lambda rng, batch: batch)
+  monkeypatch.setattr(task, "_move", lambda rng, batch, swaps: batch)
   trained_on = _locations(task.map.train.coords)
   for step in range(3):
     batch = _train_batch(task, step)
@@ -298,6 +298,30 @@ def test_terrain_task_retina_draws_grey_levels():
     # All points are distinct.
     for coords, query_coords in zip(batch.coords, batch.query_coords, strict=True):
       assert len(_locations(coords) | _locations(query_coords)) == 64 + 128
+
+
+def test_periods_shift_by_a_period_does_not_change_predictions(monkeypatch):
+  changes = dict(model="relative_tca", num_frequencies=0, periods="1,0")
+  task = terrain.TerrainTask(dataclasses.replace(TINY, **changes))
+  params = train.init_params(task)
+  batch = next(task.eval_batches())
+  queries = np.float32([[0.499, 0.1], [-0.499, 0.1]])
+  memory = task.index(params, batch.coords[:1], batch.values[:1])
+
+  def mean(coords):
+    return np.asarray(task.read(params, memory, coords[None]).output.mean)
+
+  np.testing.assert_allclose(
+    mean(queries), mean(queries + np.float32([1, 0])), atol=1e-3
+  )
+  # Axes with different periods are not swapped in training.
+  moves = []
+  monkeypatch.setattr(task, "_move", lambda rng, batch, swaps: moves.append(swaps))
+  _train_batch(task, 0)
+  plain = terrain.TerrainTask(TINY)
+  monkeypatch.setattr(plain, "_move", lambda rng, batch, swaps: moves.append(swaps))
+  _train_batch(plain, 0)
+  assert moves == [False, True]
 
 
 def test_validation_predicts_training_points_only():

@@ -215,6 +215,13 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
       "context_sizes must be integers .*got '1e3'",
     ),
     ("terrain", dict(context_sizes=""), "context_sizes must be integers of .*got ''"),
+    (
+      "terrain",
+      dict(periods="1"),
+      "periods must be two numbers of at least 0.*got '1'",
+    ),
+    ("terrain", dict(periods="-1,0"), "periods must be two numbers .*got '-1,0'"),
+    ("terrain", dict(periods="east,0"), "periods must be two numbers .*got 'east,0'"),
   ],
 )
 def test_config_bad_option_of_a_task_raises(name, change, message, configs):

@@ -205,8 +205,8 @@ def map_part(
   content = contents[terrain_scaling.SCALING_FILE]
   rows = [content["rows"][0], *reversed(content["baselines"])]
   title = "Elevation (fault) from 1,386 of its points, held-out points, one seed"
-  text = terrain_scaling.table_of(title, rows)
-  keys = ("system", "log_likelihood", "rmse_metres", "us_per_query")
+  text = terrain_scaling.table_of(title, task.map.unit, rows)
+  keys = ("system", "log_likelihood", "rmse", "us_per_query")
   summary = [{key: row[key] for key in keys if key in row} for row in rows]
   return summary, text, out / "map" / terrain_scaling.MapFigure.file
 

@@ -43,7 +43,8 @@ def draw(results: runs.Results) -> list[epath.Path]:
     curves.plot_curves(studies.rows_of_grid(file), figures[-1])
   for name, files in large_contexts.files_of(results).items():
     figures.append(results.folder / f"scaling_{name}.png")
-    scaling.plot_scaling(large_contexts.rows_of(files), _SCALING, figures[-1])
+    rows, unit = large_contexts.rows_of(files), large_contexts.unit_of(files)
+    scaling.plot_scaling(rows, _SCALING, unit, figures[-1])
   for name in ("retrieval", "retrieval_gpu"):
     rows = benchmarks_page.rows_of(results, name)
     if rows:

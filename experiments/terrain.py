@@ -1,4 +1,4 @@
-r"""Elevation of a real map, with uncertainty, from 16 to 100,000 of its points.
+r"""The values of a real map, with uncertainty, from 16 to a million of its points.
 
   python -m experiments.terrain --workdir=runs/terrain --model=relative_tca \
     --summary_width=0 --learning_rate=2e-3 --num_steps=8000 --whole_map=0.2
@@ -24,11 +24,18 @@ Coordinates have one scale everywhere: points in the smallest windows are as den
 --dataset=airports is a map of irregular points, most of them in America. Elevations are
 learned on a scale that is logarithmic above 100 m. The results use --whole_map=0.5
 (otherwise few windows are as wide and as sparse as the world); those of the published
-models also --teacher_temperature=1 and --num_steps=12000.
+models also --teacher_temperature=1 and --num_steps=12000. A relative model can see
+locations on both sides of the date line as near ones (--periods=1,0); windows are then
+shifted and reflected, but not rotated.
+
+--dataset=retina is a photograph of 1,990,921 pixels, whose values are grey levels; see
+`elevation.load_points`. With --context_sizes=10000,100000,2000000, the largest context
+has all 1,592,737 training points.
 """
 
 from collections.abc import Iterator
 import dataclasses
+import math
 import typing
 
 from flax import linen as nn
@@ -47,12 +54,13 @@ from experiments.common.config import option
 from experiments.common.errors import ConfigError
 from experiments.data import augmentation
 from experiments.data import elevation
+from experiments.data import windows
 import tca_jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TerrainConfig(Config):
-  """Options of the elevation task."""
+  """Options of the map task."""
 
   DEFAULTS: typing.ClassVar = dict(
     position_skip=True,
@@ -68,14 +76,21 @@ class TerrainConfig(Config):
   dataset: str = option(
     "task",
     "fault",
-    "Map: a grid of elevations (fault), or irregular points (airports).",
+    "Map: a grid of elevations (fault), elevations of irregular points (airports), or"
+    " the grey levels of a photograph (retina).",
     choices=elevation.DATASETS,
   )
   num_context: int = option(
     "task",
     512,
     "Largest number of context points in a window.",
-    at_least=elevation.MIN_CONTEXT,
+    at_least=windows.MIN_CONTEXT,
+  )
+  periods: str = option(
+    "task",
+    "0,0",
+    "Period of each coordinate axis, separated by commas; 0: the axis is not periodic."
+    " Only for relative models.",
   )
   num_frequencies: int = option(
     "model",
@@ -126,7 +141,7 @@ class TerrainConfig(Config):
     "evaluation",
     "1000,10000,100000",
     "Numbers of context points on the whole map, separated by commas; each is limited"
-    " by the number of training points.",
+    " by the number of training points, so that a very large one means all of them.",
   )
   num_targets: int = option(
     "evaluation",
@@ -157,10 +172,17 @@ class TerrainConfig(Config):
         "num_layers must be 0, because an encoder needs time quadratic in the number of"
         f" points; got {self.num_layers}"
       )
-    if self.sizes[0] < elevation.MIN_CONTEXT:
+    if self.sizes[0] < windows.MIN_CONTEXT:
       raise ConfigError(
-        f"context_sizes must be integers of at least {elevation.MIN_CONTEXT}, separated"
+        f"context_sizes must be integers of at least {windows.MIN_CONTEXT}, separated"
         f" by commas, got {self.context_sizes!r}"
+      )
+    if len(self.axis_periods) != 2 or not all(
+      0 <= period < math.inf for period in self.axis_periods
+    ):
+      raise ConfigError(
+        "periods must be two numbers of at least 0, separated by commas, got"
+        f" {self.periods!r}"
       )
 
   @property
@@ -169,9 +191,17 @@ class TerrainConfig(Config):
     sizes = self.context_sizes.split(",")
     return sorted({int(size) if size.isdecimal() else 0 for size in sizes})
 
+  @property
+  def axis_periods(self) -> tuple[float, ...]:
+    """The numbers in `periods`; empty in place of other text."""
+    try:
+      return tuple(float(period) for period in self.periods.split(","))
+    except ValueError:
+      return ()
+
 
 class TerrainTask(task_lib.Task[TerrainConfig]):
-  """The elevation task, with windows drawn on the device from a map kept there."""
+  """The map task, with windows drawn on the device from a map kept there."""
 
   metric = "log_likelihood"
   evaluators = (
@@ -187,10 +217,10 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     self.map = elevation.load(config.dataset)
     if config.validation:
       self.map = self.map.for_validation()
-    most = len(self.map.train.coords) - elevation.NUM_TARGETS
+    most = len(self.map.train.coords) - windows.NUM_TARGETS
     if config.num_context > most:
       raise ConfigError(
-        f"num_context must be at most {most:,}, because {elevation.NUM_TARGETS} of the"
+        f"num_context must be at most {most:,}, because {windows.NUM_TARGETS} of the"
         f" training points are targets; got {config.num_context:,}"
       )
     self.model = systems.build_model(
@@ -198,15 +228,19 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       self.max_context,
       systems.build_point_embedder(config, config.num_frequencies),
       self._head(),
+      config.axis_periods,
+    )
+    self._train, self._held_out = (
+      windows.with_blocks(points) for points in (self.map.train, self.map.held_out)
     )
     self._sample = jax.jit(
-      elevation.sample,
+      windows.sample,
       static_argnames=("batch_size", "num_context", "densest", "full_context"),
     )
-    self._move = jax.jit(augmentation.random_rigid_motion)
+    self._move = jax.jit(augmentation.random_rigid_motion, static_argnames="swaps")
 
   def _head(self) -> nn.Module:
-    """The head that predicts an elevation."""
+    """The head that predicts a value."""
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     num_components = config.num_components or (3 if self.system.is_relative else 1)
     if num_components == 1:
@@ -218,20 +252,19 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     # Small windows first: attention learns there which points are near.
     whole_map = self.config.whole_map * step / self.config.num_steps
     sizes = dict(densest=self.config.densest, full_context=self.config.full_context)
-    return self._move(
-      move_rng, self._draw(draw_rng, None, whole_map=whole_map, **sizes)
-    )
+    batch = self._draw(draw_rng, None, whole_map=whole_map, **sizes)
+    return self._move(move_rng, batch, swaps=not any(self.config.axis_periods))
 
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):
-      yield self._draw(self.eval_rng(i), self.map.held_out)
+      yield self._draw(self.eval_rng(i), self._held_out)
 
   def _draw(
-    self, rng: jax.Array, held_out: elevation.Points | None, **sizes: float
+    self, rng: jax.Array, held_out: windows.Points | None, **sizes: float
   ) -> Batch:
     return self._sample(
       rng,
-      self.map.train,
+      self._train,
       held_out,
       batch_size=self.config.batch_size,
       num_context=self.config.num_context,

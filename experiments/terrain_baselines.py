@@ -13,15 +13,16 @@ from experiments.common import kriging
 from experiments.common import timing
 from experiments.common import vecchia
 from experiments.data import elevation
+from experiments.data import windows
 import tca_jax
 
 _SEAM_LEVELS = 8  # levels of the tree whose cuts are searched for seams
 
 
 def rows(
-  points: elevation.ElevationMap,
+  points: elevation.ValueMap,
   num_context: int,
-  targets: elevation.Points,
+  targets: windows.Points,
   processes: bool = True,
 ) -> list[dict[str, typing.Any]]:
   """Measures linear interpolation and Gaussian processes from the first points.
@@ -41,21 +42,27 @@ def rows(
   """
   context = points.train.take_first(num_context)
   coords, values = np.asarray(context.coords), np.asarray(context.values)[:, 0]
-  queries, truth = np.asarray(targets.coords), points.to_metres(targets.values)
+  queries, truth = np.asarray(targets.coords), points.to_units(targets.values)
 
-  def row(system: str, mean: np.ndarray, seconds: float) -> dict[str, typing.Any]:
+  def row(
+    system: str, mean: np.ndarray, fit_seconds: float, seconds: float
+  ) -> dict[str, typing.Any]:
     return dict(
       system=system,
       num_context=num_context,
       num_queries=len(truth),
-      rmse_metres=interpolation.rmse(mean, truth),
+      rmse=interpolation.rmse(mean, truth),
       us_per_query=1e6 * seconds / len(truth),
+      fit_seconds=fit_seconds,
+      peak_memory_bytes=timing.peak_memory_bytes(),
     )
 
+  known = points.to_units(context.values)
   clock = timing.Clock()
-  metres = points.to_metres(context.values)
-  linear = interpolation.interpolated(coords, metres, queries)
-  found = [row("linear", linear, clock.lap())]
+  triangulation = interpolation.triangulate(coords)
+  fit_seconds = clock.lap()
+  linear = triangulation.interpolate(known, queries)
+  found = [row("linear", linear, fit_seconds, clock.lap())]
   fits: dict[str, Callable[..., typing.Any]] = {}
   if processes:
     fits["kriging"] = kriging.fit
@@ -67,16 +74,16 @@ def rows(
     fit_seconds = clock.lap()
     output = model.predict(queries)
     seconds = clock.lap(output)
-    mean, _ = points.predicted_in_metres(output)
+    mean, _ = points.predicted_in_units(output)
     found.append(
-      row(system, mean, seconds)
+      row(system, mean, fit_seconds, seconds)
       | evaluate.mean_scores(output, targets.values)
-      | dict(tokens_read=model.num_neighbours, fit_seconds=fit_seconds)
+      | dict(tokens_read=model.num_neighbours)
     )
   return found
 
 
-def node_boxes(tree: tca_jax.Tree, context: elevation.Points) -> np.ndarray:
+def node_boxes(tree: tca_jax.Tree, context: windows.Points) -> np.ndarray:
   """Bounding boxes of the nodes of the level whose cuts are searched for seams.
 
   Args:

@@ -1,4 +1,4 @@
-"""Evaluators of the elevation task on the whole map: scaling study and figure."""
+"""Evaluators of the map task on the whole map: scaling study and figure."""
 
 import functools
 import math
@@ -46,16 +46,18 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
     Returns:
       "rows", one for each context size and each way to read the model (for TCA also
       beams of two and four paths, and all leaves). Each row has the error of linear
-      interpolation from the same context. "baselines", rows of linear interpolation
-      and of local kriging from the same contexts, unless --baselines is off. With a
-      tree also "grid": the seconds to predict a grid of locations from the largest
-      context, tree construction and compilation included; see also
-      `terrain_baselines.seam_ratios`.
+      interpolation from the same context, in units of the map, and the largest memory
+      of the process until then, "peak_memory_bytes". "baselines", rows of linear
+      interpolation and of local kriging from the same contexts, unless --baselines is
+      off. With a tree also "grid": the seconds to predict a grid of locations from the
+      largest context, tree construction and compilation included; see also
+      `terrain_baselines.seam_ratios`. "unit", the unit of the map's values, and
+      "value_std", their standard deviation.
     """
     task, params = restored.task, restored.params
     points = task.map
     targets = points.held_out.take_first(task.config.num_targets or None)
-    truth = points.to_metres(targets.values)
+    truth = points.to_units(targets.values)
     sizes = sorted({min(size, len(points.train.coords)) for size in task.config.sizes})
     rows, baselines, grid = [], [], None
     for size in sizes:
@@ -69,16 +71,17 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
         output, num_read, read_seconds = predict(
           task, params, memory, size, targets.coords, reader
         )
-        mean, _ = points.predicted_in_metres(output)
+        mean, _ = points.predicted_in_units(output)
         tokens_read = float(np.mean(num_read))
         us_per_query = 1e6 * read_seconds["read_seconds"] / len(truth)
         rows.append(
           dict(system=name, num_context=size, num_queries=len(truth))
           | evaluate.mean_scores(output, targets.values)
-          | dict(rmse_metres=interpolation.rmse(mean, truth))
-          | dict(interpolation_rmse_metres=linear["rmse_metres"])
+          | dict(rmse=interpolation.rmse(mean, truth))
+          | dict(interpolation_rmse=linear["rmse"])
           | dict(tokens_read=tokens_read, tokens_fraction=tokens_read / size)
           | dict(us_per_query=us_per_query)
+          | dict(peak_memory_bytes=timing.peak_memory_bytes())
           | build_seconds
           | read_seconds
         )
@@ -86,12 +89,13 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
         grid = _time_grid(task, params, memory, size, build_seconds)
     title = f"{task.config.dataset}, {len(truth):,} held-out points"
     ordered = sorted(rows + baselines, key=lambda row: row["num_context"])
-    print(f"\n{table_of(title, ordered)}\n", flush=True)
+    print(f"\n{table_of(title, points.unit, ordered)}\n", flush=True)
     content = {
       "rows": rows,
       "baselines": baselines,
       "grid": grid,
-      "elevation_std": float(np.std(points.to_metres(points.train.values))),
+      "unit": points.unit,
+      "value_std": float(np.std(points.to_units(points.train.values))),
       **evaluate.result_source(task),
     }
     workdir_lib.write_json(path, content)
@@ -109,7 +113,7 @@ class MapFigure(task_lib.Evaluator["TerrainTask"]):
   ) -> None:
     """Draws the figure."""
     fit = complete(restored.task, restored.params)
-    elevation_figure.plot_elevation(fit, path)
+    elevation_figure.plot_map(fit, path)
 
 
 def index_first_points(
@@ -118,7 +122,7 @@ def index_first_points(
   """Makes a memory of the first training points, and measures the time.
 
   Args:
-    task: the elevation task.
+    task: the map task.
     params: parameters of its model.
     num_context: number of points.
 
@@ -154,7 +158,7 @@ def predict(
   """Predicts locations from a memory, in parts that fit into working memory.
 
   Args:
-    task: the elevation task.
+    task: the map task.
     params: parameters of its model.
     memory: memory of one context.
     num_context: number of points in the context.
@@ -162,7 +166,7 @@ def predict(
     reader: way to read the model.
 
   Returns:
-    Distributions of standardised elevations, `[M, 1]`; the number of nodes, latents or
+    Distributions of standardised values, `[M, 1]`; the number of nodes, latents or
     tokens that each query read, `[M]`; "read_compile_seconds" and "read_seconds".
   """
 
@@ -189,18 +193,16 @@ def predict(
 
 def complete(
   task: "TerrainTask", params: typing.Any, max_points: int | None = None
-) -> elevation_figure.ElevationFit:
+) -> elevation_figure.MapFit:
   """Predicts the map from 1 % of its points, and one query's nodes.
 
   Args:
-    task: the elevation task.
+    task: the map task.
     params: parameters of its model, which has a tree.
     max_points: number of points to predict. None: all.
   """
-  elevations = task.map
-  points = jax.tree.map(
-    lambda *x: np.concatenate(x), elevations.held_out, elevations.train
-  )
+  whole = task.map
+  points = jax.tree.map(lambda *x: np.concatenate(x), whole.held_out, whole.train)
   num_context = max(int(_FIGURE_SHARE * len(points.coords)), 1)
   points = points.take_first(max_points)
   memory, _ = index_first_points(task, params, num_context)
@@ -209,19 +211,20 @@ def complete(
   query = points.coords[0]
   reading = task.read(params, memory, query[None, None]).reading
   nodes = inspection.nodes_read(reading.walk, memory.tree, 0, 0)
-  context = jax.device_get(elevations.train.take_first(num_context))
-  mean, std = elevations.predicted_in_metres(output)
-  return elevation_figure.ElevationFit(
+  context = jax.device_get(whole.train.take_first(num_context))
+  mean, std = whole.predicted_in_units(output)
+  return elevation_figure.MapFit(
+    unit=whole.unit,
     coords=points.coords,
-    truth=elevations.to_metres(points.values),
+    truth=whole.to_units(points.values),
     mean=mean,
     std=std,
     context=context.coords,
-    context_values=elevations.to_metres(context.values),
+    context_values=whole.to_units(context.values),
     query=query,
     boxes=[(level, context.coords[tokens]) for level, tokens in nodes],
     depth=memory.tree.depth,
-    pixel=elevations.pixel,
+    pixel=whole.pixel,
   )
 
 
@@ -244,8 +247,8 @@ def _time_grid(
   seconds = build_seconds | read_seconds
   context = task.map.train.take_first(num_context)
   tree = jax.tree.map(lambda x: x[0], memory.tree)
-  linear = interpolation.interpolated(
-    context.coords, np.asarray(context.values)[:, 0], locations
+  linear = interpolation.triangulate(context.coords).interpolate(
+    np.asarray(context.values)[:, 0], locations
   )
   ratio, linear_ratio = terrain_baselines.seam_ratios(
     [x.reshape(side, side) for x in (np.asarray(output.mean), linear)],
@@ -262,13 +265,13 @@ def _time_grid(
   }
 
 
-def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
-  """The rows of `MapScaling` as a table."""
+def table_of(title: str, unit: str, rows: list[dict[str, typing.Any]]) -> str:
+  """The rows of `MapScaling`, with errors in a unit, as a table."""
 
   def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
     return format(row[name], form) if name in row else ""
 
-  header = ("model", "context", "log-likelihood", "RMSE, m")
+  header = ("model", "context", "log-likelihood", f"RMSE, {unit}")
   return tables.aligned(
     title,
     (*header, "within 50 %", "90 %", "95 %", "tokens read", "us/query", "build s"),
@@ -277,13 +280,11 @@ def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
         systems.TITLES[row["system"]],
         f"{row['num_context']:,}",
         cell(row, "log_likelihood", ".3f"),
-        f"{row['rmse_metres']:.1f}",
+        f"{row['rmse']:.1f}",
         *(cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
         cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:.2f}",
-        f"{row['tree_seconds'] + row['index_seconds']:.2f}"
-        if "tree_seconds" in row
-        else "",
+        f"{row.get('fit_seconds') or row['tree_seconds'] + row['index_seconds']:.2f}",
       )
       for row in rows
     ],

@@ -3,15 +3,18 @@
 import chex
 import jax
 import numpy as np
+import pytest
 
 from experiments.data import augmentation
 from experiments.data import elevation
+from experiments.data import windows
 
 
-def test_random_rigid_motion_keeps_distances_and_reaches_all_eight_frames():
+@pytest.mark.parametrize("swaps, num_frames", [(True, 8), (False, 4)])
+def test_random_rigid_motion_keeps_distances_and_reaches_all_frames(swaps, num_frames):
   points = elevation.load("airports")
-  batch = elevation.sample(jax.random.key(0), points.train, None, 64, 20)
-  moved = augmentation.random_rigid_motion(jax.random.key(1), batch)
+  batch = windows.sample(jax.random.key(0), points.train, None, 64, 20)
+  moved = augmentation.random_rigid_motion(jax.random.key(1), batch, swaps)
   chex.assert_trees_all_equal(
     moved.replace(coords=batch.coords, query_coords=batch.query_coords), batch
   )
@@ -27,7 +30,7 @@ def test_random_rigid_motion_keeps_distances_and_reaches_all_eight_frames():
     frame = np.linalg.lstsq(old - old[:1], new - new[:1])[0]
     frames.add(tuple(frame.round().astype(int).ravel().tolist()))
     shifts.append((new - old @ frame)[0])
-  assert len(frames) == 8
+  assert len(frames) == num_frames
   assert len(np.unique(np.round(shifts, 4), axis=0)) == 64
   assert np.all(np.min(shifts, 0) < -0.8) and np.all(np.max(shifts, 0) > 0.8)
   assert np.abs(shifts).max() < 1.001

@@ -50,7 +50,7 @@ def test_demo_reaches_its_accuracy_and_writes_all_results(tmp_path):
   for system in SYSTEMS:
     assert copy[system]["us_per_query"] > 0 and copy[system]["num_parameters"] > 0
     assert image[system]["log_likelihood"] > 0.3
-  found = {row["system"]: row["rmse_metres"] for row in summary["map"]}
+  found = {row["system"]: row["rmse"] for row in summary["map"]}
   assert found["relative_tca"] < found["kriging"] < found["linear"]
   assert len(summary["figures"]) == 2
   for figure in summary["figures"]:

@@ -1,5 +1,7 @@
 """Figures: lines, boxes and labels drawn, and the files written."""
 
+import dataclasses
+
 import matplotlib.colors
 import numpy as np
 from PIL import Image
@@ -37,11 +39,12 @@ def _segment():
   )
 
 
-def _elevation_fit():
+def _map_fit():
   coords = np.random.default_rng(0).uniform(-0.5, 0.5, (400, 2))
   truth = 100 * coords[:, 0]
   context = coords[:40]
-  return elevation.ElevationFit(
+  return elevation.MapFit(
+    unit="m",
     coords=coords,
     truth=truth,
     mean=truth + 1,
@@ -128,9 +131,9 @@ def test_plot_functions_draws_bars_and_dots_of_each_query(drawn, tmp_path):
   np.testing.assert_array_equal(below.lines[1].get_xdata(), fit.context[[0, 2], 0])
 
 
-def test_plot_elevation_draws_all_panels_and_nodes(drawn, tmp_path):
-  fit = _elevation_fit()
-  elevation.plot_elevation(fit, tmp_path / "x.png")
+def test_plot_map_draws_all_panels_and_nodes(drawn, tmp_path):
+  fit = _map_fit()
+  elevation.plot_map(fit, tmp_path / "x.png")
   panels = drawn[0].axes[:5]
   assert panels[1].get_title() == "context, 40 of 400 points"
   assert len(panels[4].patches) == 2 and len(panels[4].lines) == 2
@@ -141,6 +144,15 @@ def test_plot_elevation_draws_all_panels_and_nodes(drawn, tmp_path):
   np.testing.assert_allclose(limits, expected)
 
 
+@pytest.mark.parametrize("unit, colours", [("m", "terrain"), ("grey levels", "gray")])
+def test_plot_map_unit_is_at_the_colour_bars(unit, colours, drawn, tmp_path):
+  fit = dataclasses.replace(_map_fit(), unit=unit)
+  elevation.plot_map(fit, tmp_path / "x.png")
+  labels = [axes.get_ylabel() for axes in drawn[0].axes[5:]]
+  assert labels == [f"mean, {unit}", f"std, {unit}"]
+  assert drawn[0].axes[0].images[0].get_cmap().name == colours
+
+
 def test_plot_scaling_beam_widths_have_different_line_styles(drawn, tmp_path):
   titles = {"tca": "TCA", "tca_2": "TCA, 2 paths", "ca": "Cross Attention", "x": "X"}
   titles |= {"linear": "Linear interpolation"}
@@ -149,7 +161,7 @@ def test_plot_scaling_beam_widths_have_different_line_styles(drawn, tmp_path):
       system=name,
       num_context=size,
       log_likelihood=-size,
-      rmse_metres=size / 2,
+      rmse=size / 2,
       coverage_90=0.8,
       us_per_query=size**2,
     )
@@ -157,11 +169,11 @@ def test_plot_scaling_beam_widths_have_different_line_styles(drawn, tmp_path):
     for name in ("tca", "tca_2", "ca")
   ]
   rows += [
-    dict(system="linear", num_context=n, rmse_metres=n / 3, us_per_query=n)
-    for n in (10, 100)
+    dict(system="linear", num_context=n, rmse=n / 3, us_per_query=n) for n in (10, 100)
   ]
-  scaling.plot_scaling(rows, titles, tmp_path / "x.png")
+  scaling.plot_scaling(rows, titles, "m", tmp_path / "x.png")
   first, rmse, coverage, seconds = drawn[0].axes
+  assert rmse.get_ylabel() == "RMSE, m"
   assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
     "TCA",
     "TCA, 2 paths",
@@ -212,7 +224,7 @@ def test_plot_curves_leaves_out_curves_of_another_reward(drawn, tmp_path):
     (lambda path: completion.plot_completions([_completion()] * 4, path), 500),
     (lambda path: functions.plot_functions([_function_fit()] * 2, path), 800),
     (lambda path: segments.plot_segments([_segment()] * 2, tuple("abc"), path), 800),
-    (lambda path: elevation.plot_elevation(_elevation_fit(), path), 1500),
+    (lambda path: elevation.plot_map(_map_fit(), path), 1500),
   ],
 )
 def test_plot_writes_a_png_file(plot, min_width, tmp_path):
@@ -221,8 +233,8 @@ def test_plot_writes_a_png_file(plot, min_width, tmp_path):
   assert width > min_width and height > 300
 
 
-def test_plot_elevation_picture_is_wide(tmp_path):
-  elevation.plot_elevation(_elevation_fit(), tmp_path / "x.png")
+def test_plot_map_picture_is_wide(tmp_path):
+  elevation.plot_map(_map_fit(), tmp_path / "x.png")
   width, height = Image.open(tmp_path / "x.png").size
   assert width > 3 * height > 900
 

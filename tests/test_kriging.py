@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import spatial
 
 from experiments.common import kriging
 from experiments.common import vecchia
@@ -14,12 +15,14 @@ def _dense(model, coords):
     r = np.sqrt(3) * np.linalg.norm(a[:, None] - b[None], axis=-1) / model.length
     return model.variance * (1 + r) * np.exp(-r)
 
-  n = len(model.coords)
+  n = len(model.tree.data)
   system = np.ones((n + 1, n + 1))
-  system[:n, :n] = covariance(model.coords, model.coords) + model.noise * np.eye(n)
+  system[:n, :n] = covariance(model.tree.data, model.tree.data) + model.noise * np.eye(
+    n
+  )
   system[n, n] = 0
   right = np.ones((n + 1, len(coords)))
-  right[:n] = covariance(model.coords, coords)
+  right[:n] = covariance(model.tree.data, coords)
   weights = np.linalg.solve(system, right)
   mean = weights[:n].T @ model.values
   variance = model.variance + model.noise - np.sum(weights * right, axis=0)
@@ -28,7 +31,9 @@ def _dense(model, coords):
 
 def test_predict_equals_the_kriging_system(rng):
   coords, values = rng.random((30, 2)), rng.normal(size=30)  # fewer than the neighbours
-  model = kriging.LocalKriging(coords, values, length=0.3, variance=2.0, noise=0.1)
+  model = kriging.LocalKriging(
+    spatial.KDTree(coords), values, length=0.3, variance=2.0, noise=0.1
+  )
   queries = rng.random((7, 2))
   found = model.predict(queries)
   mean, variance = _dense(model, queries)
@@ -38,7 +43,9 @@ def test_predict_equals_the_kriging_system(rng):
 
 def test_predict_in_parts_equals_predict_at_once(rng, monkeypatch):
   coords, values = rng.random((100, 2)), rng.normal(size=100)
-  model = kriging.LocalKriging(coords, values, length=0.2, variance=1.0, noise=0.01)
+  model = kriging.LocalKriging(
+    spatial.KDTree(coords), values, length=0.2, variance=1.0, noise=0.01
+  )
   queries = rng.random((20, 2))
   expected = model.predict(queries)
   monkeypatch.setattr(kriging, "_CHUNK", 7)

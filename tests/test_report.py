@@ -292,6 +292,43 @@ def test_large_contexts_relative_model_and_baselines_come_first(tmp_path):
   assert Image.open(figure).size[0] > 800
 
 
+def test_large_contexts_other_units_and_present_keys_are_shown(tmp_path):
+  rows = [
+    dict(system="relative_tca", num_context=n, log_likelihood=0.5, rmse=1.5)
+    | dict(tokens_read=8.0, us_per_query=1.5, tree_seconds=1.0, index_seconds=0.25)
+    for n in (64, 128)
+  ]
+  shared = dict(num_context=128, rmse=1.75, us_per_query=2.0)
+  content = dict(
+    rows=rows,
+    baselines=[shared | dict(system="linear", fit_seconds=3.5)],
+    unit="grey levels",
+    value_std=38.9,
+    device="1 x cpu",
+    config=dict(
+      dataset="retina", model="relative_tca", validation=False, seed=0, num_context=32
+    ),
+  )
+  (tmp_path / "scaling_retina.json").write_text(json.dumps(content))
+  results = runs.Results(tmp_path)
+  page = large_contexts.section(results)
+  prose = page.replace("\n", " ")
+  assert "deviation of the values is 39 grey levels in `retina`" in prose
+  assert "the RMSE is 1.5 grey levels for Relative TCA and 1.8 grey levels" in prose
+  assert "noise of one grey level was added" in prose
+  assert "| RMSE, grey levels |" in page
+  assert _rows(page, "128")[1][1:] == [
+    "Linear interpolation",
+    "",
+    "1.8",
+    "",
+    "2.0",
+    "3.50",
+  ]
+  (figure,) = report.draw(results)
+  assert figure.name == "scaling_retina.png"
+
+
 @pytest.mark.parametrize(
   "accuracies, sentence",
   [

@@ -62,6 +62,20 @@ def test_relative_models_refuse_classifications(model):
     systems.build_model(config, 8, embedder, head)
 
 
+def test_periods_reach_relative_models_and_others_refuse_them():
+  head = tca_jax.GaussianHead(1)
+  for name, system in systems.SYSTEMS.items():
+    config = config_lib.Config(model=name)
+    embedder = systems.build_point_embedder(config, num_frequencies=3)
+    parts = (config, 8, embedder, head)
+    assert systems.build_model(*parts, (0, 0)).read_out == system.build(config, 8)
+    if system.is_relative:
+      assert systems.build_model(*parts, (1, 0)).read_out.periods == (1, 0)
+      continue
+    with pytest.raises(ConfigError, match=f"relative model, got model={name} .*1, 0"):
+      systems.build_model(*parts, (1, 0))
+
+
 def test_relative_options_reach_the_read_out():
   options = dict(
     read_layers=2,

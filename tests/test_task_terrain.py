@@ -1,4 +1,4 @@
-"""The elevation task: its batches, and the evaluators on the whole map."""
+"""The map task: its batches, and the evaluators on the whole map."""
 
 import dataclasses
 import json
@@ -92,7 +92,7 @@ def test_eval_batches_predict_held_out_points_only(tiny):
 
 def test_train_batch_does_not_contain_held_out_points(monkeypatch):
   task = terrain.TerrainTask(TINY)
-  monkeypatch.setattr(task, "_move", lambda rng, batch: batch)
+  monkeypatch.setattr(task, "_move", lambda rng, batch, swaps: batch)
   trained_on = _locations(task.map.train.coords)
   for step in range(3):
     batch = _train_batch(task, step)
@@ -150,6 +150,7 @@ def test_map_scaling_has_a_row_for_each_size_and_reader(scaling, tiny):
   for row in scaling["rows"]:
     assert row["tokens_fraction"] == row["tokens_read"] / row["num_context"]
     assert row["us_per_query"] > 0 and row["index_seconds"] > 0
+    assert row["peak_memory_bytes"] > 2**26
   grid = scaling["grid"]
   assert (grid["num_context"], grid["num_queries"]) == (256, 81)
   parts = [v for name, v in grid.items() if name.endswith("_seconds")]
@@ -185,7 +186,7 @@ def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
     truth = metres(held_out.values)
     # The mean of the sinh of a Gaussian is exp(std^2 / 2) times the sinh of its mean.
     predicted = metres(mean) * np.exp((tiny.map.std * std[:, 0]) ** 2 / 2)
-    expected["rmse_metres"] = np.mean((predicted - truth) ** 2) ** 0.5
+    expected["rmse"] = np.mean((predicted - truth) ** 2) ** 0.5
     assert row["num_queries"] == 500
     triangles = interpolate.griddata(
       context.coords[0], metres(context.values[0]), held_out.coords
@@ -195,7 +196,7 @@ def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
     nearest = metres(np.asarray(context.values[0]))[distance.argmin(axis=1)]
     errors = np.where(outside, nearest, triangles) - truth
     assert 0 < outside.sum() < 500
-    assert row["interpolation_rmse_metres"] == pytest.approx(
+    assert row["interpolation_rmse"] == pytest.approx(
       np.mean(errors**2) ** 0.5, rel=1e-3
     )
     for name, score in expected.items():
@@ -261,14 +262,66 @@ def test_map_scaling_of_a_relative_model_has_baselines(tmp_path):
   assert [row["system"] for row in content["rows"]] == ["relative_tca"]
   linear, kriging, *_ = content["baselines"]
   assert (linear["system"], kriging["system"]) == ("linear", "kriging")
-  assert linear["rmse_metres"] == content["rows"][0]["interpolation_rmse_metres"]
+  assert linear["rmse"] == content["rows"][0]["interpolation_rmse"]
   assert "log_likelihood" not in linear
+  for row in (linear, kriging):
+    assert row["fit_seconds"] > 0 and row["us_per_query"] > 0
+    assert row["peak_memory_bytes"] > 2**26
+  assert content["unit"] == "m" and content["value_std"] == pytest.approx(474, abs=1)
   # Kriging knows more than the spread of all values.
   spread = stats.norm.logpdf(task.map.held_out.values[:500]).mean()
   assert kriging["log_likelihood"] > spread + 0.3
   assert 0.8 < kriging["coverage_90"] < 1 and kriging["us_per_query"] > 0
   assert content["grid"]["seam_ratio"] > 0
   assert content["grid"]["interpolation_seam_ratio"] > 0
+
+
+def test_table_of_rows_has_the_unit_and_build_times_of_models_and_baselines():
+  row = dict(num_context=64, rmse=1.25, us_per_query=3.0)
+  rows = [
+    row | dict(system="relative_tca", tree_seconds=1.0, index_seconds=0.5),
+    row | dict(system="linear", fit_seconds=2.25),
+  ]
+  lines = terrain_scaling.table_of("map", "grey levels", rows).splitlines()
+  assert any("RMSE, grey levels" in line for line in lines)
+  assert lines[-2].split()[-1] == "1.50" and lines[-1].split()[-1] == "2.25"
+
+
+def test_terrain_task_retina_draws_grey_levels():
+  pytest.importorskip("skimage", reason="its package is an extra")
+  config = dataclasses.replace(TINY, dataset="retina", whole_map=0.5, num_context=64)
+  task = terrain.TerrainTask(config)
+  assert task.map.unit == "grey levels"
+  for batch in (_train_batch(task, 1), next(task.eval_batches())):
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(batch))
+    assert batch.coords.shape == (2, 64, 2)
+    # All points are distinct.
+    for coords, query_coords in zip(batch.coords, batch.query_coords, strict=True):
+      assert len(_locations(coords) | _locations(query_coords)) == 64 + 128
+
+
+def test_periods_shift_by_a_period_does_not_change_predictions(monkeypatch):
+  changes = dict(model="relative_tca", num_frequencies=0, periods="1,0")
+  task = terrain.TerrainTask(dataclasses.replace(TINY, **changes))
+  params = train.init_params(task)
+  batch = next(task.eval_batches())
+  queries = np.float32([[0.499, 0.1], [-0.499, 0.1]])
+  memory = task.index(params, batch.coords[:1], batch.values[:1])
+
+  def mean(coords):
+    return np.asarray(task.read(params, memory, coords[None]).output.mean)
+
+  np.testing.assert_allclose(
+    mean(queries), mean(queries + np.float32([1, 0])), atol=1e-3
+  )
+  # Axes with different periods are not swapped in training.
+  moves = []
+  monkeypatch.setattr(task, "_move", lambda rng, batch, swaps: moves.append(swaps))
+  _train_batch(task, 0)
+  plain = terrain.TerrainTask(TINY)
+  monkeypatch.setattr(plain, "_move", lambda rng, batch, swaps: moves.append(swaps))
+  _train_batch(plain, 0)
+  assert moves == [False, True]
 
 
 def test_validation_predicts_training_points_only():

@@ -202,7 +202,7 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
     (
       "terrain",
       dict(dataset="mars"),
-      r"dataset must be one of \('fault', 'airports'\)",
+      r"dataset must be one of \('fault', 'airports', 'retina'\)",
     ),
     ("terrain", dict(num_context=15), "num_context must be at least 16, got 15"),
     ("terrain", dict(whole_map=1.0), "whole_map must be below 1.*, got 1.0"),
@@ -215,6 +215,13 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
       "context_sizes must be integers .*got '1e3'",
     ),
     ("terrain", dict(context_sizes=""), "context_sizes must be integers of .*got ''"),
+    (
+      "terrain",
+      dict(periods="1"),
+      "periods must be two numbers of at least 0.*got '1'",
+    ),
+    ("terrain", dict(periods="-1,0"), "periods must be two numbers .*got '-1,0'"),
+    ("terrain", dict(periods="east,0"), "periods must be two numbers .*got 'east,0'"),
   ],
 )
 def test_config_bad_option_of_a_task_raises(name, change, message, configs):

@@ -1,6 +1,9 @@
-"""Interleaved timing and the number of cores."""
+"""Interleaved timing, the number of cores, and memory."""
 
 import itertools
+import types
+
+import pytest
 
 from experiments.common import timing
 
@@ -34,3 +37,17 @@ def test_interleaved_spent_budget_stops_after_two_timed_calls(monkeypatch):
 
 def test_num_cores_is_at_least_one():
   assert timing.num_cores() >= 1
+
+
+@pytest.mark.parametrize("platform, factor", [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_bytes_unit_of_the_system_is_converted(
+  platform, factor, monkeypatch
+):
+  usage = types.SimpleNamespace(ru_maxrss=12_345_678)
+  monkeypatch.setattr(timing.resource, "getrusage", lambda _: usage)
+  monkeypatch.setattr(timing.sys, "platform", platform)
+  assert timing.peak_memory_bytes() == factor * 12_345_678
+
+
+def test_peak_memory_bytes_of_this_process_is_plausible():
+  assert 2**24 < timing.peak_memory_bytes() < 2**40

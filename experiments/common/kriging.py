@@ -29,14 +29,14 @@ class LocalKriging:
   """A fitted model.
 
   Attributes:
-    coords: `[N, C]` float64, the locations of the observations.
+    tree: k-d tree of the locations of the observations, `[N, C]`.
     values: `[N]` float64, the observations.
     length: length scale of the covariance, in units of the coordinates.
     variance: variance of the process.
     noise: variance of the observations' noise.
   """
 
-  coords: np.ndarray
+  tree: spatial.KDTree
   values: np.ndarray
   length: float
   variance: float
@@ -45,12 +45,12 @@ class LocalKriging:
   @property
   def num_neighbours(self) -> int:
     """Number of observations that a prediction depends on."""
-    return min(NUM_NEIGHBOURS, len(self.coords))
+    return min(NUM_NEIGHBOURS, self.tree.n)
 
   def predict(self, coords: np.ndarray) -> tca_jax.Gaussian:
     """Predicts noisy values at locations `[M, C]`, as a `Gaussian` of `[M, 1]`."""
     coords = np.asarray(coords, np.float64)
-    distance, index = _neighbours(self.coords, coords, self.num_neighbours)
+    distance, index = _neighbours(self.tree, coords, self.num_neighbours)
     moments = [
       self._moments(distance[i : i + _CHUNK], index[i : i + _CHUNK])
       for i in range(0, len(coords), _CHUNK)
@@ -62,7 +62,7 @@ class LocalKriging:
     self, distance: np.ndarray, index: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance at `[M]` locations with neighbours `[M, n]`."""
-    points, values = self.coords[index], self.values[index]
+    points, values = self.tree.data[index], self.values[index]
     among = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1)
     covariance = self._covariance(among)
     noise = self.noise + _JITTER * self.variance
@@ -93,20 +93,20 @@ def fit(coords: np.ndarray, values: np.ndarray, seed: int = 0) -> LocalKriging:
     values: `[N]`.
     seed: random seed of the observations whose likelihood is maximised.
   """
-  coords = np.asarray(coords, np.float64)
+  tree = spatial.KDTree(np.asarray(coords, np.float64))
   values = np.asarray(values, np.float64)
-  chosen = np.random.default_rng(seed).permutation(len(coords))[:_NUM_FIT]
-  num = min(_NUM_FIT_NEIGHBOURS + 1, len(coords))
+  chosen = np.random.default_rng(seed).permutation(tree.n)[:_NUM_FIT]
+  num = min(_NUM_FIT_NEIGHBOURS + 1, tree.n)
   # The nearest neighbour of an observation is itself.
-  distance, index = (x[:, 1:] for x in _neighbours(coords, coords[chosen], num))
+  distance, index = (x[:, 1:] for x in _neighbours(tree, tree.data[chosen], num))
 
   def loss(parameters: np.ndarray) -> float:
-    model = LocalKriging(coords, values, *np.exp(parameters))
+    model = LocalKriging(tree, values, *np.exp(parameters))
     mean, variance = model._moments(distance, index)
     square = (values[chosen] - mean) ** 2 / variance
     return float(np.mean(square + np.log(variance)) / 2)
 
-  extent, variance = np.max(np.ptp(coords, axis=0)), np.var(values)
+  extent, variance = np.max(tree.maxes - tree.mins), np.var(values)
   starts = itertools.product(
     np.log(np.multiply(extent, _LENGTHS)), [np.log(variance)], [np.log(1e-3 * variance)]
   )
@@ -116,11 +116,11 @@ def fit(coords: np.ndarray, values: np.ndarray, seed: int = 0) -> LocalKriging:
     for start in starts
   ]
   best = min(found, key=lambda result: result.fun)
-  return LocalKriging(coords, values, *map(float, np.exp(best.x)))
+  return LocalKriging(tree, values, *map(float, np.exp(best.x)))
 
 
 def _neighbours(
-  coords: np.ndarray, queries: np.ndarray, num: int
+  tree: spatial.KDTree, queries: np.ndarray, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distances and indices of the nearest observations, `[M, num]`."""
-  return spatial.KDTree(coords).query(queries, np.arange(1, num + 1), workers=-1)
+  return tree.query(queries, np.arange(1, num + 1), workers=-1)

@@ -6,6 +6,7 @@ query reads the context. Code that depends on the model asks its entry in `SYSTE
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import typing
 
@@ -218,7 +219,11 @@ def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:
 
 
 def build_model(
-  config: Config, max_context: int, embedder: nn.Module, head: nn.Module
+  config: Config,
+  max_context: int,
+  embedder: nn.Module,
+  head: nn.Module,
+  periods: Sequence[float] = (),
 ) -> tca_jax.ReTreever:
   """Makes the model that a config asks for.
 
@@ -227,9 +232,12 @@ def build_model(
     max_context: largest number of tokens in a context.
     embedder: module that embeds tokens and queries.
     head: module that predicts from what a query read.
+    periods: period of each coordinate axis, 0 for an axis that is not periodic; empty
+      if none is. Only a relative model can have periodic axes.
 
   Raises:
-    ConfigError: if a relative model is asked for a classification.
+    ConfigError: if a relative model is asked for a classification, or another model
+      for periodic axes.
   """
   system = SYSTEMS[config.model]
   if system.is_relative and isinstance(head, tca_jax.ClassificationHead):
@@ -237,12 +245,19 @@ def build_model(
       f"model={config.model} is for regressions; a classification has the models"
       f" {', '.join(PUBLISHED)}"
     )
+  if any(periods) and not system.is_relative:
+    raise ConfigError(
+      f"periodic axes need a relative model, got model={config.model} and the periods"
+      f" {tuple(periods)}"
+    )
   encoder = None
   if config.num_layers:
     encoder = tca_jax.Encoder(
       config.num_layers, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
     )
   read_out = system.build(config, max_context)
+  if any(periods):
+    read_out = read_out.clone(periods=tuple(periods))
   return tca_jax.ReTreever(
     embedder=embedder, encoder=encoder, read_out=read_out, head=head
   )

@@ -1,10 +1,12 @@
-"""Interleaved timing of functions, and the number of CPU cores."""
+"""Interleaved timing of functions, the number of CPU cores, and memory."""
 
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Mapping
 import os
+import resource
 import statistics
+import sys
 import time
 import typing
 
@@ -59,6 +61,15 @@ def num_cores() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+  """The largest memory of the host that this process had so far, in bytes.
+
+  It is the resident set size, which includes code and libraries, not only arrays.
+  """
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak  # KiB on Linux
 
 
 class Clock:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from experiments.common.batch import Batch
 
 
-def random_rigid_motion(rng: jax.Array, batch: Batch) -> Batch:
+def random_rigid_motion(rng: jax.Array, batch: Batch, swaps: bool = True) -> Batch:
   """Reflects, rotates by 90 degrees and shifts each example of a batch at random.
 
   Both axes are reflected, and swapped, with probability 1/2 each; the shift is uniform
@@ -19,6 +19,8 @@ def random_rigid_motion(rng: jax.Array, batch: Batch) -> Batch:
   Args:
     rng: a random key, consumed.
     batch: a `Batch` with C = 2.
+    swaps: whether axes are swapped. Axes with different periods must not be; without
+      swaps, an example is reflected and shifted, but not rotated by 90 degrees.
 
   Returns:
     The batch with new `coords` and `query_coords`.
@@ -30,7 +32,8 @@ def random_rigid_motion(rng: jax.Array, batch: Batch) -> Batch:
   swap = jax.random.bernoulli(swap_rng, shape=(batch_size, 1, 1))
 
   def move(coords: jax.Array) -> jax.Array:
-    return jnp.where(swap, coords[..., ::-1], coords) * sign + shift
+    turned = jnp.where(swap, coords[..., ::-1], coords) if swaps else coords
+    return turned * sign + shift
 
   return dataclasses.replace(
     batch, coords=move(batch.coords), query_coords=move(batch.query_coords)

@@ -1,4 +1,4 @@
-"""Figure of a completed elevation map and of the nodes that a query read."""
+"""Figure of a completed map and of the nodes that a query read."""
 
 import dataclasses
 
@@ -11,16 +11,17 @@ from experiments.figures import style
 
 
 @dataclasses.dataclass(frozen=True)
-class ElevationFit:
+class MapFit:
   """A map, its prediction from some of its points, and the nodes one query read.
 
   Attributes:
+    unit: the unit of the map's values, such as "m".
     coords: `[n, 2]`, east and north, the points predicted.
-    truth: `[n]`, metres.
-    mean: `[n]`, metres, predicted.
-    std: `[n]`, metres, predicted.
+    truth: `[n]`, in the unit.
+    mean: `[n]`, in the unit, predicted.
+    std: `[n]`, in the unit, predicted.
     context: `[k, 2]`, the context points.
-    context_values: `[k]`, metres.
+    context_values: `[k]`, in the unit.
     query: `[2]`, the location of one query.
     boxes: for each node the query read, its level and the points it contains,
       `[m, 2]`.
@@ -28,6 +29,7 @@ class ElevationFit:
     pixel: the side of a pixel, in units of the coordinates.
   """
 
+  unit: str
   coords: np.ndarray
   truth: np.ndarray
   mean: np.ndarray
@@ -40,7 +42,7 @@ class ElevationFit:
   pixel: float
 
 
-def plot_elevation(fit: ElevationFit, path: epath.PathLike) -> None:
+def plot_map(fit: MapFit, path: epath.PathLike) -> None:
   """Draws a map: truth, context, mean, std, and the nodes one query read.
 
   Args:
@@ -58,7 +60,8 @@ def plot_elevation(fit: ElevationFit, path: epath.PathLike) -> None:
   (row,) = figure.subplots(1, len(titles), squeeze=False)
   low, high = fit.coords.min(0) - fit.pixel / 2, fit.coords.max(0) + fit.pixel / 2
   frame = dict(extent=(low[0], high[0], low[1], high[1]), origin="lower")
-  colours = dict(cmap="terrain", vmin=fit.truth.min(), vmax=fit.truth.max())
+  cmap = "terrain" if fit.unit == "m" else "gray"
+  colours = dict(cmap=cmap, vmin=fit.truth.min(), vmax=fit.truth.max())
   truth, mean, std = (
     raster(fit.coords, x, fit.pixel) for x in (fit.truth, fit.mean, fit.std)
   )
@@ -78,8 +81,8 @@ def plot_elevation(fit: ElevationFit, path: epath.PathLike) -> None:
   for axes, title in zip(row, titles, strict=True):
     axes.set(title=title, xticks=[], yticks=[], aspect="equal")
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-  figure.colorbar(mean_image, ax=row[:3], label="elevation, m", shrink=0.7)
-  figure.colorbar(std_image, ax=row[3], label="m", shrink=0.7)
+  figure.colorbar(mean_image, ax=row[:3], label=f"mean, {fit.unit}", shrink=0.7)
+  figure.colorbar(std_image, ax=row[3], label=f"std, {fit.unit}", shrink=0.7)
   figure.supxlabel(
     "x: the query; boxes: the nodes of the tree it read, dark near the root; dots:"
     " single points",

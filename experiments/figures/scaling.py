@@ -9,22 +9,23 @@ from experiments.figures import style
 _LINE_STYLES = {"relative_tca": "-", "tca": ":", "tca_2": "--", "tca_4": "-."}
 _PANELS = {
   "log_likelihood": "log-likelihood",
-  "rmse_metres": "RMSE, m",
+  "rmse": "RMSE, {unit}",
   "coverage_90": "share within 90 % intervals",
   "us_per_query": "us per query",
 }
 
 
 def plot_scaling(
-  rows: list[dict], titles: dict[str, str], path: epath.PathLike
+  rows: list[dict], titles: dict[str, str], unit: str, path: epath.PathLike
 ) -> None:
-  """Draws scores of several methods on an elevation map against context size.
+  """Draws scores of several methods on a map against context size.
 
   Args:
     rows: a row per method and context size. The keys "system" (the name of a method),
-      "num_context", "log_likelihood", "rmse_metres", "coverage_90" and "us_per_query"
+      "num_context", "log_likelihood", "rmse", "coverage_90" and "us_per_query"
       are used; linear interpolation has no "log_likelihood" and no "coverage_90".
     titles: the title of each method, by its name, in the order of the legend.
+    unit: the unit of the map's values, such as "m".
     path: the PNG file to write.
   """
   figure = Figure(figsize=(18, 4), layout="constrained")
@@ -46,7 +47,7 @@ def plot_scaling(
         linewidth=2.5 if name == "relative_tca" else 1.2,
         label=title,
       )
-    axes.set(xscale="log", xlabel="context points", ylabel=label)
+    axes.set(xscale="log", xlabel="context points", ylabel=label.format(unit=unit))
     axes.grid(alpha=0.3)
   grid[2].axhline(0.9, color="0.5", linestyle=":")
   grid[1].set_yscale("log")

@@ -1,4 +1,4 @@
-"""Section of docs/results.md on contexts of up to 100,000 tokens."""
+"""Section of docs/results.md on contexts of 1,000 and more tokens."""
 
 import typing
 
@@ -23,15 +23,14 @@ def files_of(results: Results) -> dict[str, list[runs.File]]:
   """
   by_map: dict[str, list[runs.File]] = {}
   for row in runs.ROWS:
-    files = [
+    dataset = row.options.get("dataset", "")
+    files = _relative_runs(results, dataset)[:1] + [
       file
       for file in results.with_rows("num_context")
       if file.matches(row.options) and file.config["model"] in runs.MODELS
     ]
     if files:
-      dataset = row.options["dataset"]
-      by_map[dataset] = _relative_runs(results, dataset)[:1] + files
-      by_map[dataset].sort(key=lambda file: _ORDER.index(file.config["model"]))
+      by_map[dataset] = sorted(files, key=lambda f: _ORDER.index(f.config["model"]))
   return by_map
 
 
@@ -51,13 +50,12 @@ def rows_of(files: list[runs.File]) -> list[ScalingRow]:
   The rows of baselines are those of the first file that has them.
   """
   rows = [row for file in files for row in file.content["rows"]]
-  baselines = (file.content.get("baselines") for file in files)
-  rows += next(filter(None, baselines), [])
+  rows += next(filter(None, (file.content.get("baselines") for file in files)), [])
   return sorted(rows, key=lambda row: (row["num_context"], _ORDER.index(row["system"])))
 
 
 def section(results: Results) -> str:
-  """The elevation of whole maps, from contexts of different sizes."""
+  """Predictions of whole maps, from contexts of different sizes."""
   by_map = files_of(results)
   if not by_map:
     return ""
@@ -65,7 +63,7 @@ def section(results: Results) -> str:
   trained = max(file.config["num_context"] for file in files)
   spread = text.listed(
     [
-      f"{map_files[0].content['elevation_std']:.0f} m in `{name}`"
+      f"{map_files[0].content['value_std']:.0f} {unit_of(map_files)} in `{name}`"
       for name, map_files in by_map.items()
     ]
   )
@@ -74,20 +72,21 @@ def section(results: Results) -> str:
   return text.section(
     "Large contexts",
     text.paragraph(
-      "The models predict the elevation of held-out points of a real map from a context"
-      " of other points of that map. They were trained on windows with at most"
+      "The models predict the values of held-out points of a real map from a context of"
+      " other points of that map. They were trained on windows with at most"
       f" {trained:,} points of context, for {minutes:.0f} minutes or less. The standard"
-      f" deviation of the elevation is {spread}.",
+      f" deviation of the values is {spread}.",
       "RMSE is the root-mean-square error of the predicted mean. With several paths, a"
       " query follows the most probable paths down the tree, not only one. Relative TCA"
       " sees each node's location and values relative to the query.",
       f"The times are of {text.listed(hardware)}; build is the time for the tree and for"
-      " what is cached of its nodes, or for the fit of kriging. Relative TCA and the"
-      " baselines were timed in one run, the other models in earlier ones: compare times"
+      " what is cached of its nodes, or for the fit of a baseline. Where linear"
+      " interpolation has no build time, its time per query contains it. Relative TCA and"
+      " the baselines were timed in one run, the other models in earlier ones: compare times"
       " only within these groups. Relative TCA predicts mixtures, all others normal"
       " distributions.",
     ),
-    _winners({name: rows_of(map_files) for name, map_files in by_map.items()}),
+    _winners(by_map),
     *(
       part
       for name, map_files in by_map.items()
@@ -107,6 +106,11 @@ def _minutes(results: Results, file: runs.File) -> float:
   return max((run.content["train_seconds"] / 60 for run in same_run), default=0)
 
 
+def unit_of(files: list[runs.File]) -> str:
+  """The unit of a map's values; old files, which do not name it, have metres."""
+  return files[0].content.get("unit", "m")
+
+
 def _hardware(file: runs.File) -> str:
   cores = file.content.get("cores")
   device = file.content["device"]
@@ -117,13 +121,14 @@ def _hardware(file: runs.File) -> str:
   )
 
 
-def _winners(rows_by_map: dict[str, list[ScalingRow]]) -> str:
+def _winners(by_map: dict[str, list[runs.File]]) -> str:
   """Compares relative TCA with the baselines at the largest contexts."""
   parts = []
-  for name, rows in rows_by_map.items():
+  for name, files in by_map.items():
+    rows, unit = rows_of(files), unit_of(files)
     largest = max(row["num_context"] for row in rows)
     errors = [
-      f"{row['rmse_metres']:.1f} m for {TITLES[system]}"
+      f"{row['rmse']:.1f} {unit} for {TITLES[system]}"
       for system in (*_FIRST, "tca", "ca")
       if (row := _at(rows, system).get(largest)) is not None
     ]
@@ -155,20 +160,20 @@ def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
         f"{row['num_context']:,}",
         TITLES[row["system"]],
         cell(row, "log_likelihood", ".3f"),
-        f"{row['rmse_metres']:.1f}",
+        f"{row['rmse']:.1f}",
         *(cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
         cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:,.1f}",
         f"{row.get('fit_seconds', seconds):.2f}",
       ]
     )
-  header = ["context points", "model", "log-likelihood", "RMSE, m"]
+  header = ["context points", "model", "log-likelihood", f"RMSE, {unit_of(files)}"]
   header += [f"within {level} %" for level in levels]
   header += ["nodes read", "us per query", "build, s"]
   figure = f"scaling_{name}.png"
   return [
     f"### `{name}`",
-    text.paragraph(_growth(rows), _paths(rows), _scale(name)),
+    text.paragraph(_growth(rows), _paths(rows, unit_of(files)), _scale(name)),
     tables.markdown(header, lines),
     text.image(figure, f"Quality, calibration and time against context size, {name}")
     if (results.folder / figure).exists()
@@ -198,7 +203,7 @@ def _growth(rows: list[ScalingRow]) -> str:
   )
 
 
-def _paths(rows: list[ScalingRow]) -> str:
+def _paths(rows: list[ScalingRow], unit: str) -> str:
   """Compares one path, the widest beam and all leaves at the largest context."""
   largest = max(row["num_context"] for row in rows)
   beams = [name for name in TITLES if name.startswith("tca_") and name != "tca_full"]
@@ -207,7 +212,7 @@ def _paths(rows: list[ScalingRow]) -> str:
     name: row for name in names if (row := _at(rows, name).get(largest)) is not None
   }
   parts = [
-    f"{row['rmse_metres']:.1f} m with {row['tokens_read']:,.0f} nodes read"
+    f"{row['rmse']:.1f} {unit} with {row['tokens_read']:,.0f} nodes read"
     f" ({TITLES[name]})"
     for name, row in rows_read.items()
   ]
@@ -217,12 +222,14 @@ def _paths(rows: list[ScalingRow]) -> str:
 
 
 def _scale(name: str) -> str:
-  if name != "airports":
-    return ""
-  return (
-    "The models learn these elevations on a scale that is about linear for small ones"
-    " and logarithmic for large ones; the log-likelihood is on that scale."
-  )
+  """The sentence on the scale of a map's values, if there is one."""
+  scales = {
+    "airports": "The models learn these elevations on a scale that is about linear for"
+    " small ones and logarithmic for large ones; the log-likelihood is on that scale.",
+    "retina": "Uniform noise of one grey level was added to the values, once for all"
+    " methods: a density on integers has no bound.",
+  }
+  return scales.get(name, "")
 
 
 def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
@@ -286,7 +293,7 @@ def _whole_maps(results: Results) -> str:
         TITLES[config["model"]],
         f"{row['num_context']:,}",
         f"{row['log_likelihood']:.3f}",
-        f"{row['rmse_metres']:.1f}",
+        f"{row['rmse']:.1f}",
       ]
     )
   header = ["final share of whole maps", "steps", "teacher temperature", "model"]

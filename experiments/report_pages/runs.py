@@ -15,6 +15,14 @@ MODELS = ("tca", "ca", "perceiver")  # in the order of the tables
 
 Options = Mapping[str, typing.Any]
 
+# Keys of result files that were renamed, by their old name: when all maps were of
+# elevations, keys named metres.
+_RENAMED = {
+  "rmse_metres": "rmse",
+  "interpolation_rmse_metres": "interpolation_rmse",
+  "elevation_std": "value_std",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -141,6 +149,12 @@ ROWS = (
     metric="log_likelihood",
     note="Not a task of the paper; see Large contexts.",
   ),
+  Row(
+    title="Photograph (retina), windows",
+    options=dict(dataset="retina"),
+    metric="log_likelihood",
+    note="Not a task of the paper; see Large contexts.",
+  ),
 )
 
 
@@ -150,7 +164,7 @@ class File:
 
   Attributes:
     path: its path under the results folder, with forward slashes.
-    content: the JSON.
+    content: the JSON, with the present names of keys.
   """
 
   path: str
@@ -185,7 +199,8 @@ class Results:
       for path in self.folder.glob(f"{prefix}*.json")
     ]
     self.files = [
-      File(path, json.loads((self.folder / path).read_text())) for path in sorted(paths)
+      File(path, json.loads((self.folder / path).read_text(), object_hook=_renamed))
+      for path in sorted(paths)
     ]
 
   def runs(self, options: Options, model: str, num_latents: int = 0) -> list[File]:
@@ -249,6 +264,11 @@ class Results:
   def under(self, prefix: str) -> list[File]:
     """Finds the files whose paths start with a prefix."""
     return [file for file in self.files if file.path.startswith(prefix)]
+
+
+def _renamed(content: dict[str, typing.Any]) -> dict[str, typing.Any]:
+  """Replaces old names of keys."""
+  return {_RENAMED.get(name, name): value for name, value in content.items()}
 
 
 def title(file: File) -> str:

@@ -4,10 +4,12 @@
 
 Trains the rows of a grid one after the other, each in its own workdir, evaluates them
 on a validation seed, and writes OUT/<grid>.json and OUT/<grid>.png. The same command
-resumes a grid that was stopped. The grid "regression" uses GP regression and "pixels"
-uses image completion; all others use the copy task.
+resumes a grid that was stopped. The grids "regression" and "relative_functions" use GP
+regression, "pixels" image completion and "relative_map" the map; all others use the copy
+task.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import sys
@@ -21,6 +23,8 @@ from etils import epath
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
+from experiments import terrain
+from experiments import terrain_scaling
 from experiments.common import evaluate
 from experiments.common import metrics
 from experiments.common import tables
@@ -39,6 +43,7 @@ TASKS: dict[type[Config], type[task_lib.Task]] = {
   copy_task.CopyConfig: copy_task.CopyTask,
   gp_regression.GPConfig: gp_regression.GPTask,
   image_completion.ImageConfig: image_completion.ImageTask,
+  terrain.TerrainConfig: terrain.TerrainTask,
 }
 
 
@@ -61,6 +66,51 @@ def published_copy_config(sequence_length: int, num_steps: int) -> copy_task.Cop
 def digits_config(**options: typing.Any) -> image_completion.ImageConfig:
   """A row of image completion."""
   return image_completion.ImageConfig(num_steps=600, **options)
+
+
+def functions_config(**options: typing.Any) -> gp_regression.GPConfig:
+  """A row of GP regression by a relative model, along one path."""
+  relative = dict(model="relative_tca", num_layers=0, beam_width=1)
+  sizes = dict(num_steps=3_000, batch_size=16, eval_batches=300)
+  return gp_regression.GPConfig(**relative | sizes | options)
+
+
+def map_config(**options: typing.Any) -> terrain.TerrainConfig:
+  """A row of the map by a relative model; it predicts the validation tenth."""
+  relative = dict(model="relative_tca", summary_width=0, densest=0.5)
+  sizes = dict(num_steps=400, num_targets=2048, map_side=100, eval_batches=50)
+  evaluation = dict(validation=True, baselines=False)
+  return terrain.TerrainConfig(
+    learning_rate=2e-3, **relative | sizes | evaluation | options
+  )
+
+
+# What nodes show to a query, which nodes it reads, and how: rows of relative models.
+RELATIVE: dict[str, dict[str, typing.Any]] = {
+  "no kriging": dict(kriged_nodes=0),
+  "statistics only": dict(summary_width=0),
+  "statistics and learned summaries": dict(summary_width=16),
+  "learned summaries only": dict(
+    summary_width=16, values_in_tokens=False, local_units=False, kriged_nodes=0
+  ),
+  "geometry in tokens only": dict(geometry_in_logits=False),
+  "geometry in logits only": dict(geometry_in_tokens=False),
+  "self-attention among the nodes": dict(self_layers=1),
+  "1 path": dict(beam_width=1),
+  "2 paths": dict(beam_width=2),
+  "4 paths": dict(beam_width=4),
+  "8 paths": dict(beam_width=8),
+}
+
+
+def relative_rows(
+  make: Callable[..., Config], **others: dict[str, typing.Any]
+) -> dict[str, Config]:
+  """The rows `RELATIVE` that differ from the default of a task, and others."""
+  default = make()
+  rows = {name: make(**options) for name, options in RELATIVE.items()}
+  rows |= {name.replace("_", " "): make(**options) for name, options in others.items()}
+  return {"default": default} | {k: row for k, row in rows.items() if row != default}
 
 
 # Published batches are larger than ours. The published recipe gets fewer steps, so that
@@ -128,6 +178,13 @@ GRIDS: dict[str, Rows] = {
     "random order": digits_config(order="random"),
     "k-d tree, b = 4": digits_config(branch_factor=4),
   },
+  "relative_functions": relative_rows(
+    functions_config,
+    all_tokens=dict(model="relative_ca"),
+    encoder_of_6_layers=dict(num_layers=6),
+    published_TCA_without_encoder=dict(model="tca"),
+  ),
+  "relative_map": relative_rows(map_config, published_TCA=dict(model="tca")),
 }
 
 
@@ -140,7 +197,9 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
 
   Returns:
     For each row: its name ("row"), the content of eval.json, the number of training
-    examples ("examples") and "curve", a list of (examples, seconds, reward).
+    examples ("examples") and "curve", a list of (examples, seconds, reward). For a map
+    also "map_num_context", "map_log_likelihood", "map_rmse" and "unit", of predictions
+    from the largest context.
   """
   results = []
   for name, config in rows.items():
@@ -148,12 +207,13 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
     task_class = TASKS[type(config)]
     task = task_class(dataclasses.replace(config, eval_seed=VALIDATION_SEED))
     train.train(task, workdir)
-    result = evaluate.evaluate_workdir(task, workdir)[evaluate.EVAL_FILE]
+    contents = evaluate.evaluate_workdir(task, workdir)
     batch_size = config.batch_size
     results.append(
       {
         "row": name,
-        **result,
+        **contents[evaluate.EVAL_FILE],
+        **_on_the_whole_map(contents),
         "examples": config.num_steps * batch_size,
         "curve": [
           [record["step"] * batch_size, record["seconds"], record["reward"]]
@@ -164,19 +224,17 @@ def run(rows: Rows, folder: epath.Path) -> list[dict[str, typing.Any]]:
   return results
 
 
-HEADER = ("row", "quality", "ReTreever-Full", "tokens read", "examples", "seconds")
-
-
-def cells(result: dict[str, typing.Any]) -> list[str]:
-  """A row of the table with the columns `HEADER`."""
-  return [
-    result["row"],
-    tables.quality(result),
-    tables.quality(result, "full_"),
-    f"{result['tokens_fraction']:.1%}",
-    f"{result['examples']:,}",
-    f"{result['train_seconds']:.0f}",
-  ]
+def _on_the_whole_map(
+  contents: Mapping[str, dict[str, typing.Any]],
+) -> dict[str, typing.Any]:
+  """From the largest context of a map: "map_log_likelihood", "map_rmse", "unit"."""
+  scaling = contents.get(terrain_scaling.MapScaling.file)
+  if scaling is None:
+    return {}
+  largest = max(row["num_context"] for row in scaling["rows"])
+  row = next(row for row in scaling["rows"] if row["num_context"] == largest)
+  scores = {f"map_{key}": row[key] for key in ("num_context", "log_likelihood", "rmse")}
+  return scores | {"unit": scaling["unit"]}
 
 
 def run_grid(name: str, out: epath.Path) -> None:
@@ -187,8 +245,8 @@ def run_grid(name: str, out: epath.Path) -> None:
     out: folder for workdirs and results.
   """
   results = run(GRIDS[name], out / name)
-  rows = [tuple(cells(result)) for result in results]
-  tables.table(f"Grid {name!r}, validation seed, one seed", HEADER, rows)
+  header, rows = tables.of_grid(results)
+  tables.table(f"Grid {name!r}, validation seed, one seed", header, rows)
   workdir_lib.write_json(out / f"{name}.json", results)
   curves.plot_curves(results, out / f"{name}.png")
 

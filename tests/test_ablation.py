@@ -34,7 +34,6 @@ def test_run_resumes_a_grid_and_adds_rows(tmp_path):
     assert result["config"]["eval_seed"] == ablation.VALIDATION_SEED
     assert result["examples"] == 16
     assert [point[0] for point in result["curve"]] == [8, 16]
-    assert len(ablation.cells(result)) == len(ablation.HEADER)
   json.dumps(again)
 
 
@@ -43,7 +42,8 @@ def test_grids_compare_the_default_with_others_on_one_task():
     default, *others = rows.values()
     sizes = {"num_steps", "eval_batches", "sequence_length"}
     for field in dataclasses.fields(default):
-      assert field.name in sizes or getattr(default, field.name) == field.default, name
+      same = getattr(default, field.name) == field.default
+      assert same or field.name in sizes or name.startswith("relative_"), name
     for other in others:
       assert type(other) is type(default) and other != default, name
       if isinstance(default, copy_task.CopyConfig):
@@ -55,16 +55,34 @@ def test_run_grid_writes_json_table_and_figure(tmp_path, monkeypatch, capsys):
   ablation.run_grid("tiny", epath.Path(tmp_path))
   (found,) = json.loads((tmp_path / "tiny.json").read_text())
   quality = f"{found['accuracy']:.2%}"
-  assert ablation.cells(found)[1] == quality
   assert quality in capsys.readouterr().out
   assert Image.open(tmp_path / "tiny.png").size[0] > 800
 
 
-def test_cells_of_a_regression_have_its_log_likelihood():
-  result = dict(row="a", log_likelihood=0.1234, full_log_likelihood=-2.0)
-  result |= dict(tokens_fraction=0.5, examples=12_000, train_seconds=7.6)
-  expected = ["a", "0.123", "-2.000", "50.0%", "12,000", "8"]
-  assert ablation.cells(result) == expected
+def test_relative_grids_change_one_thing_in_each_row():
+  for name in ("relative_map", "relative_functions"):
+    default, *others = ablation.GRIDS[name].values()
+    relative = [row for row in others if row.model == default.model]
+    assert len(relative) >= len(ablation.RELATIVE) - 2
+    for row in relative:
+      fields = dataclasses.fields(row)
+      changed = [
+        x.name for x in fields if getattr(row, x.name) != getattr(default, x.name)
+      ]
+      assert len(changed) == 1 or "values_in_tokens" in changed
+
+
+@pytest.mark.slow
+def test_run_grid_of_a_map_shows_errors_on_the_whole_map(tmp_path, monkeypatch, capsys):
+  small = dict(num_steps=2, batch_size=2, log_every=1, eval_batches=1, num_targets=20)
+  row = ablation.map_config(**small, beam_width=2, context_sizes="100,200")
+  monkeypatch.setitem(ablation.GRIDS, "relative_map", {"a": row})
+  ablation.run_grid("relative_map", epath.Path(tmp_path))
+  (found,) = json.loads((tmp_path / "relative_map.json").read_text())
+  assert found["map_num_context"] == 200 and found["unit"] == "m"
+  printed = capsys.readouterr().out
+  assert "200 points: log-likelihood" in printed
+  assert f"{found['map_rmse']:.2f}" in printed
 
 
 @pytest.mark.slow
@@ -77,5 +95,5 @@ def test_run_grid_of_a_regression_draws_its_rewards(tmp_path, monkeypatch):
   monkeypatch.setitem(ablation.GRIDS, "regression", rows)
   ablation.run_grid("regression", epath.Path(tmp_path))
   found = json.loads((tmp_path / "regression.json").read_text())
-  assert ablation.cells(found[0])[1] == f"{found[0]['log_likelihood']:.3f}"
+  assert [row["row"] for row in found] == ["a", "b"]
   assert Image.open(tmp_path / "regression.png").size[0] > 800

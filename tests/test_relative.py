@@ -340,6 +340,10 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
     (dict(num_layers=0), "num_layers must be at least 1, got 0"),
     (dict(node_width=6), "node_width must be a multiple of num_heads=4, got 6"),
     (dict(num_paths=0), "num_paths must be at least 1, got 0"),
+    (
+      dict(summary_width=0, values_in_tokens=False, geometry_in_tokens=False),
+      "summary_width must be at least 1 without values_in_tokens",
+    ),
   ],
 )
 def test_relative_read_out_bad_option_raises(options, message):
@@ -353,6 +357,7 @@ def test_relative_read_out_bad_option_raises(options, message):
   [
     dict(num_self_layers=1),
     dict(local_units=False),
+    dict(values_in_tokens=False),
     dict(geometry_in_tokens=False),
     dict(geometry_in_logits=False),
     dict(num_kriged=0),

@@ -83,11 +83,14 @@ def test_relative_options_reach_the_read_out():
     summary_width=5,
     local_units=True,
     sees_scale=False,
+    values_in_tokens=False,
     geometry_in_tokens=False,
     geometry_in_logits=False,
     kriged_nodes=9,
   )
-  config = config_lib.Config(model="relative_tca", beam_width=7, **options)
+  config = config_lib.Config(
+    model="relative_tca", num_layers=0, beam_width=7, **options
+  )
   built = systems.SYSTEMS["relative_tca"].build(config, 8)
   renamed = {
     "read_layers": "num_layers",

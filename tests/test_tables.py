@@ -24,3 +24,15 @@ def test_markdown_row_of_another_length_raises():
 def test_quality_missing_metric_returns_empty_text():
   assert tables.quality({"accuracy": 0.5}, "full_") == ""
   assert tables.quality({}) == ""
+
+
+def test_of_grid_of_a_regression_has_its_log_likelihood():
+  result = dict(row="a", log_likelihood=0.1234, full_log_likelihood=-2.0)
+  result |= dict(tokens_fraction=0.5, examples=12_000, train_seconds=7.6)
+  header, rows = tables.of_grid([result])
+  assert rows == [["a", "0.123", "-2.000", "50.0%", "12,000", "8"]]
+  assert len(header) == 6
+  on_map = dict(map_num_context=1000, map_log_likelihood=2.0, map_rmse=3.456, unit="m")
+  header, rows = tables.of_grid([result | on_map])
+  assert header[2:4] == ["1,000 points: log-likelihood", "RMSE, m"]
+  assert rows[0][2:4] == ["2.000", "3.46"]

@@ -153,6 +153,12 @@ class Config:
     "Knowledge of the absolute distance to the nearest nodes, and of their values and"
     " spread, in a relative model.",
   )
+  values_in_tokens: bool = option(
+    "model",
+    True,
+    "Mean and spread of a node's values as a part of the node's token, in a relative"
+    " model.",
+  )
   geometry_in_tokens: bool = option(
     "model",
     True,

@@ -115,6 +115,7 @@ def _relative(config: Config) -> dict[str, typing.Any]:
     summary_width=config.summary_width,
     local_units=config.local_units,
     sees_scale=config.sees_scale,
+    values_in_tokens=config.values_in_tokens,
     geometry_in_tokens=config.geometry_in_tokens,
     geometry_in_logits=config.geometry_in_logits,
     num_kriged=config.kriged_nodes,
@@ -207,7 +208,8 @@ TITLES: dict[str, str] = {
 
 def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:
   """Makes the embedder of points that a config asks for."""
-  if SYSTEMS[config.model].is_relative:
+  # An encoder needs to know where tokens are.
+  if SYSTEMS[config.model].is_relative and not config.num_layers:
     return tca_jax.PlacelessEmbedder(
       sees_values=not config.local_units, dtype=jnp.dtype(config.dtype)
     )

@@ -76,3 +76,31 @@ def quality(result: Mapping[str, typing.Any], prefix: str = "") -> str:
   else:
     value, style = result.get(prefix + "log_likelihood"), ".3f"
   return "" if value is None else format(value, style)
+
+
+def of_grid(
+  results: Sequence[Mapping[str, typing.Any]],
+) -> tuple[list[str], list[list[str]]]:
+  """Makes the header and the rows of the table of a grid of runs.
+
+  Args:
+    results: the rows of a result file of `experiments.ablation`.
+  """
+  columns: dict[str, typing.Callable[[Mapping[str, typing.Any]], str]] = {
+    "row": lambda result: result["row"],
+    "quality": quality,
+  }
+  if "map_rmse" in results[0]:
+    context = f"{results[0]['map_num_context']:,} points"
+    columns |= {
+      f"{context}: log-likelihood": lambda x: f"{x['map_log_likelihood']:.3f}",
+      f"RMSE, {results[0]['unit']}": lambda x: f"{x['map_rmse']:.2f}",
+    }
+  columns |= {
+    "ReTreever-Full": lambda result: quality(result, "full_"),
+    "tokens read": lambda result: f"{result['tokens_fraction']:.1%}",
+    "training examples": lambda result: f"{result['examples']:,}",
+    "training seconds": lambda result: f"{result['train_seconds']:.0f}",
+  }
+  rows = [[cell(result) for cell in columns.values()] for result in results]
+  return [*columns], rows

@@ -34,6 +34,14 @@ _GRIDS = {
   "regression": (
     "The default recipe and the published one, after the same number of functions."
   ),
+  "relative_map": (
+    "Each row changes one part of a relative model: what nodes show to a query, and which"
+    " nodes it reads. Trained for few steps, to compare."
+  ),
+  "relative_functions": (
+    "The same for relative models on functions. Along one path, a model reads 15 % of the"
+    " largest context."
+  ),
   "pixels": (
     "Each row changes how the tree over the pixels is built. With more children per node"
     " (b), a walk reads more nodes."
@@ -90,6 +98,8 @@ def _task(config: dict[str, typing.Any]) -> str:
     return f"Copy task, T = {config['sequence_length']}."
   if "kernel" in config:
     return "GP regression, RBF kernel."
+  if "dataset" in config and "context_sizes" in config:
+    return f"Map {config['dataset']}, points of the validation tenth."
   return "Completion of MNIST digits."
 
 
@@ -104,23 +114,12 @@ def ablations(results: Results) -> str:
     file = files[f"ablation/{name}.json"]
     rows = rows_of_grid(file)
     figure = f"ablation/{name}.png"
-    lines = [
-      [
-        row["row"],
-        tables.quality(row),
-        tables.quality(row, "full_"),
-        f"{row['tokens_fraction']:.1%}",
-        f"{row['examples']:,}",
-        f"{row['train_seconds']:.0f}",
-      ]
-      for row in rows
-    ]
-    header = ["row", "quality", TITLES["tca_full"], "tokens read", "training examples"]
+    header, lines = tables.of_grid(rows)
     parts.append(
       text.section(
-        name.capitalize(),
+        name.replace("_", " ").capitalize(),
         text.paragraph(_task(rows[0]["config"]), _GRIDS.get(name, ""), _range(rows)),
-        tables.markdown([*header, "training seconds"], lines),
+        tables.markdown(header, lines),
         text.image(figure, f"Learning curves of the grid {name}")
         if (results.folder / figure).exists()
         else "",

@@ -114,7 +114,9 @@ class _RelativeReadOut(ReadOut):
     sees_scale: whether the query is told the local length, reference and spread in
       absolute units. Without, and with local_units, predictions do not change with the
       scale of the locations, and follow affine maps of the values.
-    geometry_in_tokens: whether the tokens of nodes contain their relative locations.
+    values_in_tokens: whether the tokens of nodes contain the mean and the spread of
+      their values.
+    geometry_in_tokens: whether they contain the relative locations.
     geometry_in_logits: whether a bias per head of the attention logits does.
     num_kriged: the largest number of nodes, the nearest ones, whose values are
       interpolated by kriging; 0 means no kriging, and predictions relative to a plane.
@@ -127,6 +129,7 @@ class _RelativeReadOut(ReadOut):
   summary_width: int = 16
   local_units: bool = True
   sees_scale: bool = True
+  values_in_tokens: bool = True
   geometry_in_tokens: bool = True
   geometry_in_logits: bool = True
   num_kriged: int = 32
@@ -136,6 +139,11 @@ class _RelativeReadOut(ReadOut):
     self._check_heads(width=self.width, node_width=self.node_width)
     if self.num_layers < 1:
       raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
+    if not (self.summary_width or self.values_in_tokens or self.geometry_in_tokens):
+      raise ValueError(
+        "summary_width must be at least 1 without values_in_tokens and"
+        f" geometry_in_tokens, got {self.summary_width}"
+      )
     self.summarise = nn.Dense(self.summary_width, dtype=self.dtype)
     self.node = MLP([self.width, self.node_width], nn.silu, self.dtype)
     self.node_norm = nn.LayerNorm(dtype=self.dtype)
@@ -196,7 +204,9 @@ class _RelativeReadOut(ReadOut):
     where, what = relative.node_features(offset, nodes, units)
 
     shape = (*what.shape[:-1], self.summary_width)
-    features = [what, jnp.broadcast_to(nodes.summary, shape)]
+    features = [jnp.broadcast_to(nodes.summary, shape)]
+    if self.values_in_tokens:
+      features.append(what)
     if self.geometry_in_tokens:
       features.append(where)
     tokens = self.node(jnp.concatenate(features, axis=-1).astype(self.dtype))

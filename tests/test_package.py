@@ -55,8 +55,10 @@ SURFACE = {
     "attention",
     "build_tree",
     "check_context",
+    "checkpoint",
     "checks",
     "cross_attention",
+    "load",
     "masking",
     "memory",
     "modules",
@@ -65,6 +67,7 @@ SURFACE = {
     "objectives",
     "relative",
     "retrieval",
+    "save",
     "serving",
     "statistics",
     "subtree_mass",
@@ -79,6 +82,11 @@ SURFACE = {
     "sibling_attention",
     "split_heads",
   ],
+  "tca_jax.checkpoint": [
+    "FILE",
+    "load",
+    "save",
+  ],
   "tca_jax.checks": [
     "check_context",
     "check_finite",
@@ -86,6 +94,11 @@ SURFACE = {
     "check_num_paths",
     "clean_context",
     "is_traced",
+  ],
+  "tca_jax.description": [
+    "build",
+    "describe",
+    "is_plain",
   ],
   "tca_jax.kdtree_host": [
     "kd_permutation",

@@ -201,8 +201,11 @@ def _restore(
     return {}
   try:
     stored = ocp.checkpointables_metadata(checkpoint).metadata[_PART]
+    if stored is None:
+      raise ValueError("its metadata is damaged")
     found = _signatures(stored)
   except Exception as error:
+    _check_files(path, content["files"])  # names the file that is damaged
     raise _unreadable(checkpoint, error) from error
   for name in [*described, *found]:
     if name not in found:
@@ -214,11 +217,7 @@ def _restore(
         f"{checkpoint} has the parameter {name} as {found[name]}, the model needs"
         f" {described[name]}"
       )
-  digests = _digests(path)
-  for name, digest in content["files"].items():
-    if digests.get(name) != digest:
-      problem = "is damaged or of another model" if name in digests else "is missing"
-      raise ValueError(f"{path / name} {problem}")
+  _check_files(path, content["files"])
   for x in jax.tree.leaves(stored):
     if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
       raise ValueError(f"{checkpoint} has parameters of {x.dtype}; set jax_enable_x64")
@@ -236,6 +235,15 @@ def _unreadable(checkpoint: typing.Any, error: BaseException) -> ValueError:
     error = error.__cause__
   reason = (str(error) or repr(error)).splitlines()[0][:300]
   return ValueError(f"{checkpoint} cannot be read: {reason}")
+
+
+def _check_files(path: typing.Any, described: Mapping[str, typing.Any]) -> None:
+  """Raises ValueError if a file of the Orbax checkpoint is not as it was saved."""
+  digests = _digests(path)
+  for name, digest in described.items():
+    if digests.get(name) != digest:
+      problem = "is damaged or of another model" if name in digests else "is missing"
+      raise ValueError(f"{path / name} {problem}")
 
 
 def _digests(path: typing.Any) -> dict[str, str]:

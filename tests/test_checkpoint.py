@@ -122,6 +122,7 @@ def _retreever(name, **options):
 # Modules of every class, with the arguments of their `__call__`.
 CASES = {
   "mlp": (modules.MLP((4, 3), nn.relu), (TOKENS,), {}),
+  "mlp_bfloat16": (modules.MLP((4, 3), dtype=jnp.bfloat16), (TOKENS,), {}),
   "feed_forward": (modules.FeedForward(4), (TOKENS,), {}),
   "self_attention": (modules.SelfAttention(2), (TOKENS, MASK), {}),
   "small_groups": (modules.SelfAttention(2, small_groups=True), (TOKENS, MASK), {}),
@@ -155,9 +156,8 @@ CASES = {
   ),
   "ca": _read_out(modules.CrossAttention),
   "perceiver": _read_out(modules.PerceiverIO, num_latents=2),
-  "tca_bfloat16": _read_out(
+  "tca": _read_out(
     modules.TreeCrossAttention,
-    dtype=jnp.bfloat16,
     branch_factor=3,
     order="random_projection",
     share_policy=False,

@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-# Tests that need the library and its dependencies only.
+# Tests that need the library, its dependencies and the small extras only.
 LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention checkpoint checks embedders \
   heads layers masking memory objectives read_outs relative retreever retrieval \
   serving statistics tree)

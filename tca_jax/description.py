@@ -126,7 +126,10 @@ def build(
         f"modules must be classes of flax.linen.Module, got {_shown(kind)}"
       )
     _add_class(kind, classes)
-  module = _build(description, where, classes)
+  try:
+    module = _build(description, where, classes)
+  except RecursionError:
+    raise ValueError(f"{where} is nested too deeply") from None
   if not isinstance(module, nn.Module):
     raise ValueError(f"{where} must describe a module, got {_shown(module)}")
   return module
@@ -230,7 +233,8 @@ def _build_module(
   try:
     return kind(**values)
   except Exception as error:
-    raise ValueError(f"{where}: {kind.__name__} cannot be built: {error}") from error
+    reason = " ".join(str(error).split())
+    raise ValueError(f"{where}: {kind.__name__} cannot be built: {reason}") from error
 
 
 def _fields(kind: type[nn.Module]) -> dict[str, dataclasses.Field]:

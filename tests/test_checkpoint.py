@@ -519,6 +519,11 @@ def _set(*keys_and_value):
   return edit
 
 
+def _nest(content):
+  for _ in range(600):
+    content["model"] = [content["model"]]
+
+
 def _drop(*keys):
   def edit(content):
     part = content
@@ -542,6 +547,7 @@ HOSTILE = {
   "extra key": (_set("model", "call", "eval"), "model must describe a module or"),
   "number": (_set("model", 5), "model must describe a module, got 5"),
   "list": (_set("model", []), r"model must describe a module, got \(\)"),
+  "deep": (_nest, "model is nested too deeply"),
   "null": (_set("model", None), "model must describe a module, got None"),
   "field": (_set(*FIELDS, "depth", 3), "unknown field 'depth'; GaussianHead has num_"),
   "parent": (_set(*FIELDS, "parent", None), "unknown field 'parent'"),
@@ -720,6 +726,24 @@ def test_older_description_without_a_new_field_takes_its_default(copy):
   del content["model"]["fields"]["min_std"]
   (copy / "model.json").write_text(json.dumps(content))
   _assert_head(copy)
+
+
+def test_module_that_refuses_its_fields_is_named(tmp_path):
+  class Even(nn.Module):
+    width: int = 2
+
+    def __post_init__(self):
+      if self.width % 2:
+        raise TypeError(f"width must be even,\ngot {self.width}")
+      super().__post_init__()
+
+  tca_jax.save(tmp_path / "model", Even(), {})
+  assert tca_jax.load(tmp_path / "model", modules=[Even]) == (Even(), {}, {})
+  file = tmp_path / "model" / "model.json"
+  file.write_text(file.read_text().replace('"width": 2', '"width": 3'))
+  with pytest.raises(ValueError, match="Even cannot be built: width must be ") as error:
+    tca_jax.load(tmp_path / "model", modules=[Even])
+  _one_line(error)
 
 
 @pytest.mark.parametrize("package", ["orbax.checkpoint", "etils"])

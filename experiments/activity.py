@@ -156,6 +156,23 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
       batch = self.take(self.evaluated, index)
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
+  @property
+  def inputs(self) -> dict[str, typing.Any]:
+    return {
+      "coords": {
+        "axes": ["time"],
+        "range": [[-1, 1]],
+        "unit": "half of the segment, from its middle",
+      },
+      "values": {
+        "channels": self.source.WIDTH,
+        "mean": 0.0,
+        "std": 1.0,
+        "unit": self.source.UNIT,
+      },
+      "classes": list(self.source.CLASSES),
+    }
+
   def changing_segments(self) -> list[int]:
     """In each half of the test segments, the first with the most changes of class."""
     changes = np.sum(np.diff(self.evaluated.labels, axis=1) != 0, axis=1)

@@ -111,6 +111,24 @@ class CopyTask(task_lib.Task[CopyConfig]):
     for i in range(self.config.eval_batches):
       yield self._sample(self.eval_rng(i))
 
+  @property
+  def inputs(self) -> dict[str, typing.Any]:
+    symbols = [f"symbol {i}" for i in range(copy.NUM_SYMBOLS)]
+    return {
+      "coords": {
+        "axes": ["position"],
+        "range": [[0, self.config.sequence_length - 1]],
+        "unit": "symbol",
+      },
+      "values": {
+        "channels": copy.NUM_CLASSES,
+        "mean": 0.0,
+        "std": 1.0,
+        "unit": "one-hot class",
+      },
+      "classes": ["start", "end", *symbols],
+    }
+
 
 if __name__ == "__main__":
   launch.main(CopyConfig, CopyTask)

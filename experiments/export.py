@@ -1,14 +1,16 @@
-"""Export: copy a finished run's parameters, config and results to this repository.
+"""Export: copy a finished run's model, config and results to this repository.
 
   python -m experiments.export --workdir=runs/image_tca --name=image_tca
 
-writes checkpoints/image_tca, which --mode=eval --workdir=checkpoints/image_tca restores,
-and results/image_tca.json, the eval.json of the run. Other result files of the run are
+writes checkpoints/image_tca, from which `tca_jax.load` and
+--mode=eval --workdir=checkpoints/image_tca restore the model, and
+results/image_tca.json, the eval.json of the run. Other result files of the run are
 copied with their own name as a prefix: scaling.json becomes
-results/scaling_image_tca.json.
+results/scaling_image_tca.json. The data set of the run must be available.
 """
 
 import json
+import re
 import sys
 
 from absl import app
@@ -16,10 +18,29 @@ from absl import flags
 from absl import logging
 from etils import epath
 
-from experiments.common import checkpoints
+from experiments import activity
+from experiments import copy_task
+from experiments import gp_regression
+from experiments import image_completion
+from experiments import terrain
 from experiments.common import evaluate
+from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
+from experiments.common.config import Config
 from experiments.common.errors import CheckpointError
+from experiments.common.errors import ConfigError
+from experiments.common.errors import UserError
+import tca_jax
+from tca_jax import checkpoint
+
+# The tasks by name of their program, with their configs.
+TASKS: dict[str, tuple[type[Config], type[task_lib.Task]]] = {
+  "activity": (activity.ActivityConfig, activity.ActivityTask),
+  "copy_task": (copy_task.CopyConfig, copy_task.CopyTask),
+  "gp_regression": (gp_regression.GPConfig, gp_regression.GPTask),
+  "image_completion": (image_completion.ImageConfig, image_completion.ImageTask),
+  "terrain": (terrain.TerrainConfig, terrain.TerrainTask),
+}
 
 
 def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]:
@@ -34,14 +55,20 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
     The paths written.
 
   Raises:
+    ConfigError: if the name is not a plain name.
     CheckpointError: if the run is not finished, if a result was measured with other
       options than the run's, or if a checkpoint of that name exists.
   """
+  if not re.fullmatch(r"\w[\w.-]*", name):
+    raise ConfigError(
+      "name must be a name and not a path, of letters, digits, '_', '-' and '.', got"
+      f" {name!r}"
+    )
   config = workdir / workdir_lib.CONFIG_FILE
   results = {
     path: json.loads(path.read_text())
     for path in sorted(workdir.glob("*.json"), key=lambda path: path.name)
-    if path.name != config.name
+    if path.name not in (config.name, checkpoint.FILE)
   }
   evaluated = workdir / evaluate.EVAL_FILE
   if evaluated not in results or not config.exists():
@@ -59,8 +86,7 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
         " its command again"
       )
   exported = root / "checkpoints" / name
-  checkpoints.export_params(workdir, exported)
-  config.copy(exported / workdir_lib.CONFIG_FILE, overwrite=True)
+  _save_model(workdir, exported)
   (root / "results").mkdir(exist_ok=True)
   written = [exported]
   for path in results:
@@ -70,6 +96,63 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
   return written
 
 
+def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
+  """Saves the model of a run with its parameters, and copies the config."""
+  name, task = build_task(workdir)
+  restored = evaluate.restore(task, workdir)
+  config = exported / workdir_lib.CONFIG_FILE
+  try:
+    tca_jax.save(
+      exported,
+      task.model,
+      restored.params,
+      overwrite=not config.exists(),  # an export that was killed has no config
+      **describe(name, restored),
+    )
+  except FileExistsError as error:
+    raise CheckpointError(f"{exported} exists: choose another --name") from error
+  (workdir / workdir_lib.CONFIG_FILE).copy(config)
+
+
+def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
+  """Builds the task of a run, the only one that has all options of its config.
+
+  Args:
+    workdir: folder of a run.
+
+  Returns:
+    The name of the task's program, and the task.
+
+  Raises:
+    ConfigError: if no task or several tasks have the options.
+  """
+  found = {}
+  for name, (config_class, _) in TASKS.items():
+    try:
+      found[name] = workdir_lib.load(config_class, workdir)
+    except ConfigError:
+      continue
+  if len(found) != 1:
+    raise ConfigError(
+      f"the options in {workdir / workdir_lib.CONFIG_FILE} must belong to one of the"
+      f" tasks {', '.join(TASKS)}; they belong to {', '.join(found) or 'none'}"
+    )
+  ((name, config),) = found.items()
+  return name, TASKS[name][1](config)
+
+
+def describe(name: str, restored: task_lib.Restored) -> dict[str, object]:
+  """The info of an exported model: its task, and how inputs are prepared."""
+  task = restored.task
+  return {
+    "task": name,
+    "dataset": getattr(task.config, "dataset", None),
+    "step": restored.step,
+    "max_context": task.max_context,
+    **task.inputs,
+  }
+
+
 def main(argv: list[str]) -> None:
   """Exports the run that the flags name."""
   del argv
@@ -77,7 +160,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   try:
     written = export(epath.Path(values.workdir), values.name, epath.Path())
-  except CheckpointError as error:
+  except UserError as error:
     logging.error("%s", error)
     sys.exit(1)
   print(", ".join(map(str, written)))

@@ -131,6 +131,13 @@ class GPTask(task_lib.Task[GPConfig]):
       )
       yield batch.replace(ceiling=ceiling)
 
+  @property
+  def inputs(self) -> dict[str, typing.Any]:
+    return {
+      "coords": {"axes": ["x"], "range": [[-2, 2]], "unit": "none"},
+      "values": {"channels": 1, "mean": 0.0, "std": 1.0, "unit": "none"},
+    }
+
 
 def _fit(task: GPTask, params: typing.Any, num_context: int) -> functions.FunctionFit:
   """Predicts a function of the evaluation's kernel from a number of its points."""

@@ -188,6 +188,22 @@ class ImageTask(task_lib.Task[ImageConfig]):
       batch = self._sample(self.eval_rng(i), test[index])
       yield batch.replace(query_mask=batch.query_mask & new[:, None])
 
+  @property
+  def inputs(self) -> dict[str, typing.Any]:
+    return {
+      "coords": {
+        "axes": ["row", "column"],
+        "range": [[-1, 1], [-1, 1]],
+        "unit": "half of the image, from its middle",
+      },
+      "values": {
+        "channels": self._train_images.shape[-1],
+        "mean": 0.5,
+        "std": 1.0,
+        "unit": "brightness from 0 to 1",
+      },
+    }
+
   @functools.cached_property
   def test_images(self) -> np.ndarray:
     """`[n, H, W, E]` uint8, the held-out images of the evaluation."""

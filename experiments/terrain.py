@@ -41,6 +41,7 @@ import typing
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import terrain_scaling
 from experiments.common import beam_search
@@ -200,6 +201,12 @@ class TerrainConfig(Config):
       return ()
 
 
+_COORD_UNITS = {
+  "fault": "402 pixels, from the middle of the map",
+  "airports": "360 degrees of longitude and latitude",
+}
+
+
 class TerrainTask(task_lib.Task[TerrainConfig]):
   """The map task, with windows drawn on the device from a map kept there."""
 
@@ -258,6 +265,26 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):
       yield self._draw(self.eval_rng(i), self._held_out)
+
+  @property
+  def inputs(self) -> dict[str, typing.Any]:
+    """As in `Task`; with an asinh_scale, value = asinh(elevation / asinh_scale)."""
+    coords = np.asarray(self.map.train.coords, np.float64)
+    limits = np.stack([coords.min(axis=0), coords.max(axis=0)], axis=-1)
+    return {
+      "coords": {
+        "axes": ["east", "north"],
+        "range": limits.round(4).tolist(),
+        "unit": _COORD_UNITS[self.config.dataset],
+      },
+      "values": {
+        "channels": 1,
+        "mean": self.map.mean,
+        "std": self.map.std,
+        "unit": "m",
+        "asinh_scale": self.map.asinh_scale,
+      },
+    }
 
   def _draw(
     self, rng: jax.Array, held_out: windows.Points | None, **sizes: float

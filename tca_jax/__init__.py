@@ -1,6 +1,7 @@
 """Tree Cross Attention and ReTreever in JAX and Flax (Feng et al., ICLR 2024)."""
 
 from tca_jax import attention
+from tca_jax import checkpoint
 from tca_jax import checks
 from tca_jax import masking
 from tca_jax import memory
@@ -14,6 +15,8 @@ from tca_jax import statistics
 from tca_jax import tree
 from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
+from tca_jax.checkpoint import load
+from tca_jax.checkpoint import save
 from tca_jax.checks import check_context
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import NodeMemory
@@ -93,8 +96,10 @@ __all__ = [
   "attention",
   "build_tree",
   "check_context",
+  "checkpoint",
   "checks",
   "cross_attention",
+  "load",
   "masking",
   "memory",
   "modules",
@@ -104,6 +109,7 @@ __all__ = [
   "objectives",
   "relative",
   "retrieval",
+  "save",
   "serving",
   "statistics",
   "subtree_mass",

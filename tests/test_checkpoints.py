@@ -1,12 +1,12 @@
-"""Checkpoints: saved, restored and exported, complete or truncated."""
+"""Checkpoints: saved and restored, complete or truncated; and exports."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.common import checkpoints as checkpoints_lib
+import tca_jax
 
 STATE = {
   "params": {"w": jnp.arange(6.0), "b": jnp.ones(2)},
@@ -83,13 +83,50 @@ def test_restore_nothing_returns_none_and_nothing_complete_raises(tmp_path):
     checkpoints_lib.restore_params(tmp_path, STATE["params"])
 
 
-def test_export_params_writes_only_parameters(tmp_path):
-  _save(tmp_path / "run", [7])
-  assert checkpoints_lib.export_params(tmp_path / "run", tmp_path / "out") == 7
-  step, params = checkpoints_lib.restore_params(tmp_path / "out", STATE["params"])
+def _exported(folder, params, **info):
+  tca_jax.save(folder, tca_jax.GaussianHead(1), params, **info)
+  return folder
+
+
+def test_restore_params_of_an_export_returns_its_step(tmp_path):
+  params = STATE["params"]
+  folder = _exported(tmp_path / "out", params, step=7)
+  step, restored = checkpoints_lib.restore_params(folder, params)
   assert step == 7
-  np.testing.assert_array_equal(params["w"], STATE["params"]["w"] + 7)
-  names = {path.name for path in (tmp_path / "out" / "checkpoints" / "7").iterdir()}
-  assert "params" in names and "optimizer" not in names
-  with pytest.raises(checkpoints_lib.CheckpointError, match="already has"):
-    checkpoints_lib.export_params(tmp_path / "run", tmp_path / "out")
+  chex.assert_trees_all_equal(restored, params)
+  assert restored["w"].sharding == params["w"].sharding
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (lambda x: {"w": x["w"]}, "parameters of another model than its config"),
+    (lambda x: x | {"w": x["w"][:2]}, "parameters of another model than its config"),
+    (lambda x: x | {"w": x["w"].astype(int)}, "of another model than its config"),
+  ],
+)
+def test_restore_params_of_another_export_raises(change, message, tmp_path):
+  folder = _exported(tmp_path / "out", change(STATE["params"]), step=7)
+  with pytest.raises(checkpoints_lib.CheckpointError, match=message):
+    checkpoints_lib.restore_params(folder, STATE["params"])
+
+
+def test_restore_params_of_a_damaged_export_raises(tmp_path):
+  params = STATE["params"]
+  without_step = _exported(tmp_path / "a", params)
+  with pytest.raises(checkpoints_lib.CheckpointError, match="of another model"):
+    checkpoints_lib.restore_params(without_step, params)
+  damaged = _exported(tmp_path / "b", params, step=7)
+  (damaged / "parameters" / "params" / "manifest.ocdbt").unlink()
+  with pytest.raises(
+    checkpoints_lib.CheckpointError, match=r"manifest.ocdbt is missing"
+  ):
+    checkpoints_lib.restore_params(damaged, params)
+
+
+def test_checkpoints_of_an_export_raise(tmp_path):
+  folder = _exported(tmp_path / "out", STATE["params"], step=7)
+  with pytest.raises(
+    checkpoints_lib.CheckpointError, match="cannot be trained further"
+  ):
+    checkpoints_lib.Checkpoints(folder)

@@ -1,8 +1,13 @@
 """Export of a finished run: what is written, and which runs are refused."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
+import chex
 from etils import epath
 import pytest
 
@@ -12,7 +17,10 @@ from experiments.common import checkpoints
 from experiments.common import evaluate
 from experiments.common import train
 from experiments.common.errors import CheckpointError
+from experiments.common.errors import ConfigError
+import tca_jax
 
+ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = copy_task.CopyConfig(
   model="ca", sequence_length=4, num_steps=1, batch_size=2, eval_batches=1
 )
@@ -53,10 +61,73 @@ def test_export_writes_parameters_config_and_all_results(finished, tmp_path):
   task = copy_task.CopyTask(CONFIG)
   restored = evaluate.restore(task, tmp_path / "checkpoints" / "copy_x")
   assert restored.step == 1
-  folder = epath.Path(tmp_path) / "checkpoints" / "copy_x" / "checkpoints"
-  folder.rmtree()
-  export.export(finished, "copy_x", epath.Path(tmp_path))  # after a partial export
-  assert folder.exists()
+
+
+def test_export_is_a_model_that_loads_without_the_experiments(finished, tmp_path):
+  export.export(finished, "copy_x", epath.Path(tmp_path))
+  folder = tmp_path / "checkpoints" / "copy_x"
+  names = {path.name for path in folder.iterdir()}
+  assert names == {"config.json", "model.json", "parameters"}
+  model, params, info = tca_jax.load(folder)
+  task = copy_task.CopyTask(CONFIG)
+  assert model == task.model
+  chex.assert_trees_all_equal(params, evaluate.restore(task, finished).params)
+  assert info["task"] == "copy_task" and info["step"] == 1
+  assert info["coords"]["range"] == [[0, 3]]
+
+
+def test_export_existing_name_raises_unless_it_is_a_part(finished, tmp_path):
+  root = epath.Path(tmp_path)
+  export.export(finished, "copy_x", root)
+  with pytest.raises(CheckpointError, match="copy_x exists: choose another --name"):
+    export.export(finished, "copy_x", root)
+  config = root / "checkpoints" / "copy_x" / "config.json"
+  config.unlink()  # as if the first export had been killed
+  export.export(finished, "copy_x", root)
+  assert config.exists()
+  (root / "checkpoints" / "other").mkdir()
+  (root / "checkpoints" / "other" / "notes").write_text("important")
+  with pytest.raises(CheckpointError, match="other exists"):
+    export.export(finished, "other", root)
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["", ".", "..", "../x", "/abs", "a/b", "a/", "a\\b", "-x", ".x", "a b", "a\n"],
+)
+def test_export_name_that_is_a_path_raises(name, finished, tmp_path):
+  root = epath.Path(tmp_path) / "root"
+  with pytest.raises(ConfigError, match="name must be a name and not a path") as error:
+    export.export(finished, name, root)
+  assert len(str(error.value).splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "/abs/x", ""])
+def test_export_command_reports_a_wrong_name_in_one_line(name, finished, tmp_path):
+  command = [sys.executable, "-m", "experiments.export", f"--workdir={finished}"]
+  result = subprocess.run(
+    [*command, f"--name={name}"],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+  assert result.returncode == 1
+  (line,) = result.stderr.strip().splitlines()
+  assert "name must be a name" in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_build_task_config_of_no_task_raises(finished, tmp_path):
+  run = _copy(finished, tmp_path)
+  _edit(run / "config.json", unknown=1)
+  with pytest.raises(ConfigError, match=r"must belong to one of the tasks .* to none"):
+    export.build_task(run)
+  (run / "config.json").write_text("{}")
+  with pytest.raises(ConfigError, match="they belong to activity, copy_task, gp_"):
+    export.build_task(run)
 
 
 def test_export_run_older_than_an_option_succeeds(finished, tmp_path):

@@ -55,8 +55,10 @@ SURFACE = {
     "attention",
     "build_tree",
     "check_context",
+    "checkpoint",
     "checks",
     "cross_attention",
+    "load",
     "masking",
     "memory",
     "modules",
@@ -66,6 +68,7 @@ SURFACE = {
     "objectives",
     "relative",
     "retrieval",
+    "save",
     "serving",
     "statistics",
     "subtree_mass",
@@ -80,6 +83,11 @@ SURFACE = {
     "sibling_attention",
     "split_heads",
   ],
+  "tca_jax.checkpoint": [
+    "FILE",
+    "load",
+    "save",
+  ],
   "tca_jax.checks": [
     "check_context",
     "check_finite",
@@ -87,6 +95,11 @@ SURFACE = {
     "check_num_paths",
     "clean_context",
     "is_traced",
+  ],
+  "tca_jax.description": [
+    "build",
+    "describe",
+    "is_plain",
   ],
   "tca_jax.kdtree_host": [
     "kd_permutation",

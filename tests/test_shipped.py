@@ -5,6 +5,8 @@ import json
 import pathlib
 
 from etils import epath
+import jax
+import numpy as np
 import pytest
 
 from experiments import activity
@@ -14,6 +16,7 @@ from experiments import image_completion
 from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import workdir as workdir_lib
+import tca_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = sorted(path.name for path in (ROOT / "checkpoints").iterdir())
@@ -49,6 +52,27 @@ def test_checkpoint_is_small_and_records_its_run(name):
   result = json.loads((ROOT / "results" / f"{name}.json").read_text())
   assert result["step"] == result["config"]["num_steps"]
   assert result["commit"] and result["command"] and result["train_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_checkpoint_loads_without_the_experiments_and_predicts(name):
+  model, params, info = tca_jax.load(ROOT / "checkpoints" / name)
+  result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+  assert info["step"] == result["step"]
+  assert sum(x.size for x in jax.tree.leaves(params)) == result["num_parameters"]
+  rng = np.random.default_rng(0)
+  lowest, highest = np.transpose(info["coords"]["range"])
+  coords = rng.uniform(lowest, highest, (1, 12, len(lowest))).astype(np.float32)
+  values = rng.normal(size=(1, 9, info["values"]["channels"])).astype(np.float32)
+  prediction = jax.jit(model.apply)(params, coords[:, :9], values, coords[:, 9:])
+  output = prediction.output
+  if "classes" in info:
+    assert output.shape == (1, 3, len(info["classes"]))
+  else:
+    assert output.mean.shape == (1, 3, info["values"]["channels"])
+    assert np.all(np.isfinite(output.std) & (output.std > 0))
+    output = output.mean
+  assert np.all(np.isfinite(output))
 
 
 @pytest.fixture(scope="module")

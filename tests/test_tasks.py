@@ -96,6 +96,42 @@ def test_eval_batches_are_a_function_of_the_evaluation_seed(name, configs):
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_inputs_describe_the_batches(name, configs):
+  task = TASKS[name](configs[name])
+  inputs = task.inputs
+  assert json.loads(json.dumps(inputs, allow_nan=False)) == inputs
+  coords, values = inputs["coords"], inputs["values"]
+  assert {"axes", "range", "unit"} == set(coords)
+  assert {"channels", "mean", "std", "unit"} <= set(values)
+  lowest, highest = np.transpose(coords["range"])
+  for batch in task.eval_batches():
+    assert batch.values.shape[-1] == values["channels"]
+    for x in (batch.coords[batch.mask], batch.query_coords[batch.query_mask]):
+      assert x.shape[-1] == len(coords["axes"]) == len(lowest)
+      assert np.all(x >= lowest - 1e-3) and np.all(x <= highest + 1e-3)
+    if "classes" in inputs:
+      assert batch.targets.max() < len(inputs["classes"])
+
+
+def test_inputs_of_images_convert_pixels_to_values(configs):
+  task = image_completion.ImageTask(configs["images"])
+  values = task.inputs["values"]
+  batch = next(iter(task.eval_batches()))
+  pixels = 255 * (values["mean"] + values["std"] * np.asarray(batch.values))
+  np.testing.assert_allclose(pixels, pixels.round(), atol=1e-3)
+  assert pixels.min() >= -1e-3 and pixels.max() <= 255.001
+
+
+def test_inputs_of_terrain_convert_metres_to_values(configs):
+  task = terrain.TerrainTask(configs["terrain"])
+  values = task.inputs["values"]
+  train = task.map.train.take_first(20)
+  elevation = values["mean"] + values["std"] * np.asarray(train.values)[:, 0]
+  elevation = values["asinh_scale"] * np.sinh(elevation)
+  np.testing.assert_allclose(elevation, task.map.to_metres(train.values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_batches_have_consistent_shapes_dtypes_and_masks(name, configs):
   task = TASKS[name](configs[name])
   for batch in (_train_batch(task, 0), next(iter(task.eval_batches()))):

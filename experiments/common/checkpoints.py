@@ -1,8 +1,8 @@
-"""Checkpoints of a run. Only this file imports Orbax, whose API is pinned.
+"""Checkpoints of a run, in Orbax's format. Its API is pinned.
 
 The name of a checkpoint is the number of completed steps. A checkpoint has the parts
-"params" and "optimizer": evaluation restores only the parameters, and an export
-contains only the parameters. Arrays are restored with the sharding of the arrays that
+"params" and "optimizer"; evaluation restores only the parameters. An exported run has
+the parameters only, in a saved model of `tca_jax.save`. Arrays are restored with the sharding of the arrays that
 they replace, so the number and kind of devices may change between runs.
 """
 
@@ -14,6 +14,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from experiments.common.errors import CheckpointError
+import tca_jax
+from tca_jax import checkpoint
 
 _DIRECTORY = "checkpoints"
 _KEEP = 3
@@ -26,6 +28,10 @@ class Checkpoints:
     self._directory = epath.Path(workdir).resolve() / _DIRECTORY
     if read_only and not self._directory.exists():
       raise CheckpointError(f"there is no checkpoint in {workdir}")
+    if (epath.Path(workdir) / checkpoint.FILE).exists():
+      raise CheckpointError(
+        f"{workdir} is an exported model, which cannot be trained further"
+      )
     # The defaults would skip saves and keep every checkpoint.
     always: typing.Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     newest: typing.Any = ocp.training.preservation_policies.LatestN(_KEEP)
@@ -55,15 +61,6 @@ class Checkpoints:
     )
     if not saved:
       raise CheckpointError(f"step {step} could not be saved in {self._directory}")
-
-  def shapes(self, name: str) -> typing.Any:
-    """Shapes and dtypes of a part of the newest checkpoint, on one device."""
-    newest = self._checkpointer.checkpointables_metadata(self.steps[-1])
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-      newest.metadata[name],
-    )
 
   def restore(self, **like: typing.Any) -> tuple[int, dict[str, typing.Any]] | None:
     """Restores the newest complete checkpoint.
@@ -105,18 +102,20 @@ class Checkpoints:
 
 
 def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typing.Any]:
-  """Restores the parameters of the newest complete checkpoint.
+  """Restores the parameters of the newest complete checkpoint, or of an export.
 
   Args:
-    workdir: folder of a run.
+    workdir: folder of a run or of an exported run.
     like: shapes, dtypes and shardings of the parameters, see `Checkpoints.restore`.
 
   Returns:
     The step and the parameters.
 
   Raises:
-    CheckpointError: if there is no complete checkpoint.
+    CheckpointError: if there is no complete checkpoint, or if an export is damaged.
   """
+  if (epath.Path(workdir) / checkpoint.FILE).exists():
+    return _load_exported(epath.Path(workdir), like)
   with Checkpoints(workdir, read_only=True) as checkpoints:
     restored = checkpoints.restore(params=like)
   if restored is None:
@@ -125,34 +124,19 @@ def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typi
   return step, parts["params"]
 
 
-def export_params(workdir: epath.PathLike, out: epath.PathLike) -> int:
-  """Copies the parameters of the newest checkpoint, without the optimiser's state.
+def _load_exported(workdir: epath.Path, like: typing.Any) -> tuple[int, typing.Any]:
+  """The step and the parameters of an export, which is a saved model of tca_jax."""
+  try:
+    _, params, info = tca_jax.load(workdir)
+  except (OSError, ValueError) as error:
+    raise CheckpointError(str(error)) from error
 
-  Args:
-    workdir: folder of a run.
-    out: folder without checkpoints.
+  def shapes(tree: typing.Any) -> typing.Any:
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
-  Returns:
-    The step.
-
-  Raises:
-    CheckpointError: if there is no checkpoint in workdir, or one in out.
-  """
-  with Checkpoints(workdir, read_only=True) as source:
-    if not source.steps:
-      raise CheckpointError(f"there is no checkpoint in {workdir}")
-    restored = source.restore(params=source.shapes("params"))
-  if restored is None:
-    raise CheckpointError(f"there is no checkpoint in {workdir}")
-  step, parts = restored
-  parts = {"params": parts["params"]}
-  with Checkpoints(out) as target:
-    if target.steps:
-      raise CheckpointError(f"{out} already has the checkpoints {target.steps}")
-    target.save(step, **parts)
-  # Orbax writes the absolute path into the files that mark a complete checkpoint. It
-  # only checks that they exist, and an export may be moved.
-  checkpoint = epath.Path(out) / _DIRECTORY / str(step)
-  for folder in (checkpoint, *(checkpoint / name for name in parts)):
-    (folder / "commit_success.txt").write_text("committed\n")
-  return step
+  if shapes(params) != shapes(like) or "step" not in info:
+    raise CheckpointError(
+      f"{workdir} has the parameters of another model than its config"
+    )
+  shardings = jax.tree.map(lambda x: x.sharding, like)
+  return info["step"], jax.device_put(params, shardings)

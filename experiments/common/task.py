@@ -121,6 +121,17 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
     """The batches of an evaluation, a function of eval_seed and eval_batches."""
 
   @property
+  @abc.abstractmethod
+  def inputs(self) -> dict[str, typing.Any]:
+    """How a user of the trained model prepares its inputs; JSON data.
+
+    "coords": the "axes" by name, the "range" of each in training, and the length 1 as
+    the "unit". "values": the number of "channels"; the model's values are
+    (value - mean) / std, with values in the "unit". A classification also has its
+    "classes".
+    """
+
+  @property
   def system(self) -> systems.System:
     """The registry's entry of the model."""
     return systems.SYSTEMS[self.config.model]

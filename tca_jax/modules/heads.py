@@ -265,7 +265,8 @@ class MixtureHead(nn.Module):
     raw = mlp(x).astype(jnp.float32).reshape(*x.shape[:-1], *shape)
     logits, means, stds = (raw[..., i, :] for i in range(3))
     # Components start with different widths; otherwise they stay alike for long.
-    stds += jnp.linspace(-1, 1, self.num_components, dtype=jnp.float32)
+    spread = jnp.linspace(-1, 1, self.num_components, dtype=jnp.float32)
+    stds += jnp.expand_dims(spread, range(stds.ndim - 1))
     return GaussianMixture(
       log_weights=jax.nn.log_softmax(logits),
       means=means,

@@ -42,6 +42,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     NUM_CHANNELS: the number of channels of a row.
     WIDTH: E, the number of values of a row: the channels, which a mask of as many
       values may follow.
+    UNIT: the units of the values of a row.
     SPLITS: the elements of `segments.SPLITS` that are meaningful for the data set.
   """
 
@@ -50,6 +51,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
   CLASSES: typing.ClassVar[tuple[str, ...]]
   NUM_CHANNELS: typing.ClassVar[int]
   WIDTH: typing.ClassVar[int]
+  UNIT: typing.ClassVar[str]
   SPLITS: typing.ClassVar[tuple[str, ...]]
 
   @classmethod
@@ -118,6 +120,7 @@ class PersonActivity(RecordingsBuilder):
   CLASSES = CLASSES
   NUM_CHANNELS = 3 * len(TAGS)
   WIDTH = 2 * NUM_CHANNELS
+  UNIT = "12 coordinates in m, 12 masks"
   SPLITS = segments_lib.SPLITS
   FILE = "ConfLongDemo_JSI.txt"
   COLUMNS: tuple[str, ...] = (
@@ -188,6 +191,7 @@ class WatchExercises(RecordingsBuilder):
   HOMEPAGE = "https://github.com/dmbee/seglearn"
   CLASSES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
   NUM_CHANNELS = WIDTH = 6
+  UNIT = "3 accelerations in g, 3 rotations in rad/s"
   SPLITS = ("person",)
   RATE, EVERY = 50, 5  # rate in Hz; number of rows averaged to one
 

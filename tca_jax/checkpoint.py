@@ -1,0 +1,304 @@
+"""Save a model with its parameters in a folder, and load both from the folder alone.
+
+The folder contains two things:
+
+  model.json   the modules and their fields, the names, shapes and dtypes of the
+               parameters, the checksums of their files, and data of the caller
+  parameters/  the parameters, an Orbax checkpoint
+
+The file names classes, functions and data types, and `load` looks these names up in
+fixed tables. Nothing is pickled, and no code in the file is executed.
+
+This module needs the extra `tca-jax[checkpoint]`. Folders may be on any file system
+that `etils.epath` and Orbax support, such as "gs://bucket/model".
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import hashlib
+import json
+import secrets
+import typing
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tca_jax import description
+
+__all__ = ["FILE", "load", "save"]
+
+#: The file of a saved model that describes it. A folder with this file is complete.
+FILE = "model.json"
+
+_FORMAT = {"format": "tca_jax model", "version": 1}
+_PARAMETERS = "parameters"  # the folder of the Orbax checkpoint
+_PART = "params"  # the name of the parameters in the Orbax checkpoint
+_KEYS = {*_FORMAT, "model", "parameters", "files", "info"}
+
+
+def save(
+  folder: typing.Any,
+  model: nn.Module,
+  params: Mapping[str, typing.Any],
+  *,
+  overwrite: bool = False,
+  **info: typing.Any,
+) -> None:
+  """Saves a model and its parameters in a new folder.
+
+  The folder appears when everything is written. If saving fails, it is not created, and
+  a folder to be overwritten stays as it is. Call the function in a single process.
+
+  Args:
+    folder: the path of the folder: a string or a path object. "~" is the home folder.
+    model: a module of this package, or of a class of your own. Its fields may be
+      modules, numbers, strings, None, data types, activation functions of `jax.nn`, and
+      sequences of these. A list is loaded as a tuple.
+    params: the variables of the model, such as the result of `model.init`: a dict of
+      arrays, or of such dicts.
+    overwrite: whether an existing folder is replaced. Only a saved model or an empty
+      folder is replaced, with all files in it.
+    **info: JSON data that a user of the model needs, such as the mean and the standard
+      deviation of the values. Tuples are loaded as lists.
+
+  Raises:
+    FileExistsError: if the folder exists and must not be replaced.
+    ModuleNotFoundError: if Orbax is not installed.
+    ValueError: if a field of the model, a parameter or an item of info cannot be
+      stored; the message names it.
+  """
+  ocp, path = _orbax(folder)
+  arrays = _checked_arrays(params, "params")
+  content = {
+    **_FORMAT,
+    "model": description.describe(model),
+    "parameters": _signatures(arrays),
+    "info": _checked_json(info, "info"),
+  }
+  if path.exists():
+    if not overwrite:
+      raise FileExistsError(f"{path} exists; overwrite=True replaces a saved model")
+    if not path.is_dir() or (not (path / FILE).exists() and any(path.iterdir())):
+      raise FileExistsError(f"{path} is not replaced, because it has no {FILE}")
+
+  # The suffixes are random, so that no other folder is in the way.
+  suffix = secrets.token_hex(4)
+  part, old = (path.with_name(f"{path.name}.{x}-{suffix}") for x in ("part", "old"))
+  try:
+    part.mkdir(parents=True)
+    if arrays:  # Orbax refuses an empty dict
+      checkpoint = part / _PARAMETERS
+      ocp.save_checkpointables(checkpoint, {_PART: arrays})
+      # Orbax writes the present path into the files that mark a complete checkpoint. It
+      # only checks that they exist, and the folder is about to be moved.
+      for marked in (checkpoint, checkpoint / _PART):
+        if (marked / "commit_success.txt").exists():
+          (marked / "commit_success.txt").write_text("committed\n")
+    content["files"] = _digests(part)
+    (part / FILE).write_text(json.dumps(content, indent=2) + "\n")
+    if path.exists():
+      path.rename(old)
+    part.rename(path)
+  except BaseException:
+    if old.exists() and not path.exists():
+      old.rename(path)
+    if part.exists():
+      part.rmtree()
+    raise
+  if old.exists():
+    old.rmtree()
+
+
+def load(
+  folder: typing.Any, modules: Iterable[type[nn.Module]] = ()
+) -> tuple[nn.Module, dict[str, typing.Any], dict[str, typing.Any]]:
+  """Loads a model that `save` has written.
+
+  The parameters are checked against the description before they are read. They are
+  placed on JAX's default device, whatever the devices of the process that saved them.
+
+  Args:
+    folder: the path of the folder: a string or a path object. It may be read-only.
+    modules: the classes of modules in the model that are not of this package, such as
+      your own embedder.
+
+  Returns:
+    The model, its parameters as nested dicts of `jax.Array`, and the info.
+
+  Raises:
+    FileNotFoundError: if there is no folder, or no saved model in it.
+    ModuleNotFoundError: if Orbax is not installed.
+    ValueError: if the folder has another format version, if a file in it is damaged,
+      missing or of another model, or if a class, a field or a parameter in the
+      description is unknown; the message names it.
+  """
+  ocp, path = _orbax(folder)
+  content = _read(path)
+  model = description.build(content["model"], modules, f"{path / FILE}: model")
+  return model, _restore(ocp, path, content), content["info"]
+
+
+# --- Folders and files.
+
+
+def _orbax(folder: typing.Any) -> tuple[typing.Any, typing.Any]:
+  """Orbax, and the folder as the absolute `epath.Path` that Orbax needs."""
+  try:
+    from etils import epath  # noqa: PLC0415
+    from orbax.checkpoint import v1 as ocp  # noqa: PLC0415
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      f"a model is saved and loaded with the package {error.name}; install it with"
+      ' pip install "tca-jax[checkpoint]"',
+      name=error.name,
+    ) from None
+  path = epath.Path(folder).expanduser()
+  return ocp, path if path.is_absolute() else path.resolve()
+
+
+def _read(path: typing.Any) -> dict[str, typing.Any]:
+  """Reads the description of a saved model, and checks its outermost level."""
+  file = path / FILE
+  if not file.exists():
+    problem = (
+      f"has no {FILE}: it is not a saved model" if path.exists() else "is missing"
+    )
+    raise FileNotFoundError(f"{path} {problem}")
+  try:
+    content = json.loads(file.read_text(), parse_constant=_refuse_constant)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{file} is damaged: {error}") from None
+  if not isinstance(content, dict) or content.get("format") != _FORMAT["format"]:
+    raise ValueError(f"{file} does not describe a model of tca_jax")
+  if content.get("version") != _FORMAT["version"]:
+    raise ValueError(
+      f"{file} has the format version {content.get('version')!r}; this version of"
+      f" tca_jax reads the format version {_FORMAT['version']}"
+    )
+  if content.keys() != _KEYS:
+    raise ValueError(
+      f"{file} is damaged: it must have the keys {sorted(_KEYS)}, got {sorted(content)}"
+    )
+  for key in ("parameters", "files", "info"):
+    if not isinstance(content[key], dict):
+      raise ValueError(f"{file} is damaged: {key} must be an object")
+  return content
+
+
+def _refuse_constant(name: str) -> typing.NoReturn:
+  raise ValueError(f"{name} is not JSON")
+
+
+def _restore(
+  ocp: typing.Any, path: typing.Any, content: Mapping[str, typing.Any]
+) -> dict[str, typing.Any]:
+  """Restores the parameters, if they and their files are those described."""
+  described, checkpoint = content["parameters"], path / _PARAMETERS
+  if not described and not checkpoint.exists():
+    return {}
+  try:
+    stored = ocp.checkpointables_metadata(checkpoint).metadata[_PART]
+    if stored is None:
+      raise ValueError("its metadata is damaged")
+    found = _signatures(stored)
+  except Exception as error:
+    _check_files(path, content["files"])  # names the file that is damaged
+    raise _unreadable(checkpoint, error) from error
+  for name in [*described, *found]:
+    if name not in found:
+      raise ValueError(f"{checkpoint} lacks the parameter {name}")
+    if name not in described:
+      raise ValueError(f"{checkpoint} has the unexpected parameter {name}")
+    if found[name] != described[name]:
+      raise ValueError(
+        f"{checkpoint} has the parameter {name} as {found[name]}, the model needs"
+        f" {described[name]}"
+      )
+  _check_files(path, content["files"])
+  for x in jax.tree.leaves(stored):
+    if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+      raise ValueError(f"{checkpoint} has parameters of {x.dtype}; set jax_enable_x64")
+  # Views of one number: shapes and dtypes without memory.
+  like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
+  try:
+    arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
+  except Exception as error:
+    raise _unreadable(checkpoint, error) from error
+  return jax.tree.map(jnp.asarray, arrays)
+
+
+def _unreadable(checkpoint: typing.Any, error: BaseException) -> ValueError:
+  while error.__cause__ is not None:
+    error = error.__cause__
+  reason = (str(error) or repr(error)).splitlines()[0][:300]
+  return ValueError(f"{checkpoint} cannot be read: {reason}")
+
+
+def _check_files(path: typing.Any, described: Mapping[str, typing.Any]) -> None:
+  """Raises ValueError if a file of the Orbax checkpoint is not as it was saved."""
+  digests = _digests(path)
+  for name, digest in described.items():
+    if digests.get(name) != digest:
+      problem = "is damaged or of another model" if name in digests else "is missing"
+      raise ValueError(f"{path / name} {problem}")
+
+
+def _digests(path: typing.Any) -> dict[str, str]:
+  """The checksums of the files of the Orbax checkpoint, by relative path."""
+  checkpoint = path / _PARAMETERS
+  return {
+    file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in (sorted(_files(checkpoint)) if checkpoint.exists() else ())
+  }
+
+
+def _files(folder: typing.Any) -> Iterator[typing.Any]:
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _files(path)
+    else:
+      yield path
+
+
+# --- Parameters and info.
+
+
+def _signatures(tree: typing.Any) -> dict[str, str]:
+  """Dtype and shape of each array, by its path."""
+  return {
+    jax.tree_util.keystr(keys, simple=True, separator="/"): (
+      f"{np.dtype(x.dtype).name}{list(x.shape)}"
+    )
+    for keys, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _checked_arrays(x: typing.Any, where: str) -> typing.Any:
+  """Nested dicts of NumPy arrays, or a ValueError."""
+  if isinstance(x, Mapping):
+    for name in x:
+      if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(f"{where} must have names without '/' as keys, got {name!r}")
+    return {name: _checked_arrays(part, f"{where}/{name}") for name, part in x.items()}
+  if isinstance(x, jax.Array | np.ndarray | np.generic) and (
+    jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool
+  ):
+    return np.asarray(x)
+  raise ValueError(f"{where} must be an array of numbers, got {type(x).__name__}")
+
+
+def _checked_json(x: typing.Any, where: str) -> typing.Any:
+  """JSON data, or a ValueError."""
+  if isinstance(x, dict) and all(isinstance(name, str) for name in x):
+    return {name: _checked_json(part, f"{where}[{name!r}]") for name, part in x.items()}
+  if isinstance(x, list | tuple):
+    return [_checked_json(part, f"{where}[{i}]") for i, part in enumerate(x)]
+  if description.is_plain(x):
+    return x
+  raise ValueError(
+    f"{where} must be JSON data: None, a bool, a finite number, a string, a list, or a"
+    f" dict with strings as keys; got {type(x).__name__} {str(x)[:100]!r}"
+  )

@@ -177,29 +177,54 @@ def krige(
   among += noise[..., None] * jnp.expand_dims(eye, range(valid.ndim - 1))
 
   right = jnp.concatenate([y, to_query[..., None]], axis=-1)
-  solved = _solve(among, right)
-  explained = jnp.einsum("...s,...se->...e", to_query, solved, precision="highest")
-  mean, explained = explained[..., :-1], explained[..., -1]
+  products = _inverse_products(among, right)[..., -1, :]
+  mean, explained = products[..., :-1], products[..., -1]
   low, high = jnp.min(y, axis=-2) - _MARGIN, jnp.max(y, axis=-2) + _MARGIN
   mean = jnp.clip(mean, jnp.minimum(low, -_MARGIN), jnp.maximum(high, _MARGIN))
   missing = jnp.maximum(variance - explained, _SMALLEST * variance)
   return mean, jnp.sqrt(missing + covariance.noise)
 
 
-def _solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
-  """Solves positive definite systems `[..., S, S]` and `[..., S, n]`.
+@jax.custom_jvp
+def _inverse_products(matrix: jax.Array, right: jax.Array) -> jax.Array:
+  """Computes right^T matrix^-1 right of a positive definite matrix.
 
-  The gradient needs one more solution, and not the derivative of the factorisation.
+  The derivative needs the solution of the system, and not that of the factorisation.
+
+  Args:
+    matrix: `[..., S, S]`.
+    right: `[..., S, n]`.
+
+  Returns:
+    `[..., n, n]`.
   """
-  factor = jax.lax.stop_gradient(jnp.linalg.cholesky(matrix))
+  half = _half_solution(jnp.linalg.cholesky(matrix), right)
+  return _products(half, half)
 
-  def solve(_, right):
-    half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
-    return jax.lax.linalg.triangular_solve(
-      factor, half, left_side=True, lower=True, transpose_a=True
-    )
 
-  def product(x):
-    return jnp.matmul(matrix, x, precision="highest")
+@_inverse_products.defjvp
+def _inverse_products_jvp(
+  primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  (matrix, right), (d_matrix, d_right) = primals, tangents
+  factor = jnp.linalg.cholesky(matrix)
+  half = _half_solution(factor, right)
+  solution = _half_solution(factor, half, transpose_a=True)
+  change = _products(d_right, solution)
+  change += jnp.swapaxes(change, -1, -2)
+  change -= _products(solution, jnp.matmul(d_matrix, solution, precision="highest"))
+  return _products(half, half), change
 
-  return jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
+
+def _half_solution(
+  factor: jax.Array, right: jax.Array, transpose_a: bool = False
+) -> jax.Array:
+  """factor^-1 right for a lower triangular factor, or that of its transpose."""
+  return jax.lax.linalg.triangular_solve(
+    factor, right, left_side=True, lower=True, transpose_a=transpose_a
+  )
+
+
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+  """a^T b."""
+  return jnp.matmul(jnp.swapaxes(a, -1, -2), b, precision="highest")

@@ -37,6 +37,7 @@ from tca_jax.walk import NodesRead
 
 __all__ = ["RelativeCrossAttention", "RelativeLayer", "RelativeTreeCrossAttention"]
 
+_NUM_NEAR = 32  # nodes that the local plane is fitted to
 _MAX_TOKENS = 2**20  # tokens of all queries that are read together from all leaves
 
 
@@ -196,7 +197,9 @@ class _RelativeReadOut(ReadOut):
       query_coords[:, :, None], nodes.centroid, self.periods
     )
     domain = jax.tree.map(lambda x: x[:, None], domain)
-    frame = relative.local_frame(offset, nodes, domain)
+    # Far nodes have no weight in the fit of the local plane.
+    near = node_kriging.nearest_of(offset, nodes, max(_NUM_NEAR, self.num_kriged))
+    frame = relative.local_frame(*near, domain)
     origin = frame.reference + domain.value_origin
     units = frame
     if not self.local_units:
@@ -231,7 +234,7 @@ class _RelativeReadOut(ReadOut):
     if not self.num_kriged:
       return x, Units(origin=origin, scale=units.spread)
     covariance = node_kriging.Covariance.from_changes(self.covariance(x))
-    nearest = node_kriging.nearest_of(offset, nodes, self.num_kriged)
+    nearest = node_kriging.nearest_of(*near, self.num_kriged)
     mean, std = node_kriging.krige(*nearest, frame, covariance)
     std = std[..., None]
     x = x + self.kriged(

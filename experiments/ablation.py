@@ -78,7 +78,7 @@ def functions_config(**options: typing.Any) -> gp_regression.GPConfig:
 def map_config(**options: typing.Any) -> terrain.TerrainConfig:
   """A row of the map by a relative model; it predicts the validation tenth."""
   relative = dict(model="relative_tca", summary_width=0, densest=0.5)
-  sizes = dict(num_steps=400, num_targets=2048, map_side=100, eval_batches=50)
+  sizes = dict(num_steps=250, num_targets=2048, map_side=100, eval_batches=50)
   evaluation = dict(validation=True, baselines=False)
   return terrain.TerrainConfig(
     learning_rate=2e-3, **relative | sizes | evaluation | options

@@ -1,7 +1,7 @@
 r"""The values of a real map, with uncertainty, from 16 to a million of its points.
 
   python -m experiments.terrain --workdir=runs/terrain --model=relative_tca \
-    --summary_width=0 --learning_rate=2e-3 --num_steps=8000 --whole_map=0.2
+    --summary_width=0 --learning_rate=2e-3 --num_steps=8000 --whole_map=0.2 --densest=0.5
 
 This task is not in the paper. It trains on square windows of the map, of all sizes, with
 at most 512 context points each. Each window is shifted, reflected and rotated at random,
@@ -204,6 +204,7 @@ class TerrainConfig(Config):
 _COORD_UNITS = {
   "fault": "402 pixels, from the middle of the map",
   "airports": "360 degrees of longitude and latitude",
+  "retina": "1,410 pixels, from the middle of the photograph",
 }
 
 
@@ -268,7 +269,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
 
   @property
   def inputs(self) -> dict[str, typing.Any]:
-    """As in `Task`; with an asinh_scale, value = asinh(elevation / asinh_scale)."""
+    """As in `Task`; with an asinh_scale, value = asinh(value of the map / asinh_scale)."""
     coords = np.asarray(self.map.train.coords, np.float64)
     limits = np.stack([coords.min(axis=0), coords.max(axis=0)], axis=-1)
     return {
@@ -281,7 +282,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
         "channels": 1,
         "mean": self.map.mean,
         "std": self.map.std,
-        "unit": "m",
+        "unit": self.map.unit,
         "asinh_scale": self.map.asinh_scale,
       },
     }

@@ -21,6 +21,7 @@ from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import ConfigError
+from experiments.data import elevation
 
 TASKS = {
   "copy": copy_task.CopyTask,
@@ -120,6 +121,10 @@ def test_inputs_of_images_convert_pixels_to_values(configs):
   pixels = 255 * (values["mean"] + values["std"] * np.asarray(batch.values))
   np.testing.assert_allclose(pixels, pixels.round(), atol=1e-3)
   assert pixels.min() >= -1e-3 and pixels.max() <= 255.001
+
+
+def test_inputs_of_terrain_name_the_unit_of_every_map():
+  assert list(terrain._COORD_UNITS) == list(elevation.DATASETS)
 
 
 def test_inputs_of_terrain_convert_metres_to_values(configs):

@@ -314,6 +314,6 @@ def _whole_maps(results: Results) -> str:
 
 
 def _picture(results: Results) -> str:
-  if not (results.folder / "terrain.png").exists():
-    return ""
-  return text.image("terrain.png", "A map completed, and the nodes that one query read")
+  found = [x for x in ("terrain.png", "retina.png") if (results.folder / x).exists()]
+  caption = "A map completed from 1 % of its points, and the nodes that one query read"
+  return "\n\n".join(text.image(file, caption) for file in found)

@@ -45,7 +45,7 @@ import numpy as np
 
 from experiments import terrain_scaling
 from experiments.common import beam_search
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -212,7 +212,7 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
 
   metric = "log_likelihood"
   evaluators = (
-    evaluate.TestMetrics(),
+    evaluate_lib.TestMetrics(),
     terrain_scaling.MapScaling(),
     terrain_scaling.MapFigure(),
     beam_search.BeamWidths(),
@@ -299,5 +299,8 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
     )
 
 
+PROGRAM = launch.Program(TerrainConfig, TerrainTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
+
 if __name__ == "__main__":
-  launch.main(TerrainConfig, TerrainTask)
+  PROGRAM.main()

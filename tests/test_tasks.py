@@ -128,7 +128,7 @@ def test_inputs_of_terrain_convert_metres_to_values(configs):
   train = task.map.train.take_first(20)
   elevation = values["mean"] + values["std"] * np.asarray(train.values)[:, 0]
   elevation = values["asinh_scale"] * np.sinh(elevation)
-  np.testing.assert_allclose(elevation, task.map.to_metres(train.values), rtol=1e-5)
+  np.testing.assert_allclose(elevation, task.map.to_units(train.values), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -92,9 +92,9 @@ def test_read_every_format_and_a_data_frame_have_the_same_numbers(tmp_path):
     (
       TABLE,
       dict(coords=("lon", "latt")),
-      "no column 'latt'; did you mean 'lat'.* lon, l",
+      "no column 'latt' .nearest: 'lat'.; its columns are lon, l",
     ),
-    (TABLE, dict(targets=("LON",)), "no column 'LON'; did you mean 'lon'"),
+    (TABLE, dict(targets=("LON",)), "no column 'LON' .nearest: 'lon'.;"),
     (
       TABLE,
       dict(targets=("x",)),
@@ -155,6 +155,8 @@ def test_build_bad_table_raises_one_clear_line(text, options, message, tmp_path)
     ("a.csv", TABLE.encode("utf-16"), "is not UTF-8 text"),
     ("a.parquet", b"PAR1 or not", "cannot be read: "),
     ("a.npz", b"PK or not", "cannot be read: "),
+    ("a.npz", b"PK\x03\x04 or not", "cannot be read: "),
+    ("a.npz", b"", "cannot be read: "),
     ("a.xlsx", b"", "must end in .csv, .tsv, .parquet, .npz"),
   ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from experiments import export
 from experiments import points
 from experiments import points_evaluation
 from experiments import points_prediction
@@ -172,6 +173,26 @@ def test_run_predict_writes_a_grid_and_a_picture(finished, tmp_path):
     expected = points.predict(workdir, place)["temp_mean"][0]
     assert grid["temp_mean"][2, 3] == pytest.approx(expected, rel=1e-5)
   assert Image.open(tmp_path / "grid.png").size[0] > 500
+
+
+def test_predict_a_period_away_is_the_same(finished):
+  workdir, _ = finished
+  queries = _frame(9, seed=2)[["lon", "lat"]]
+  found = points.predict(workdir, queries.assign(lon=queries["lon"] - 360))
+  expected = points.predict(workdir, queries)
+  np.testing.assert_allclose(found["temp_mean"], expected["temp_mean"], rtol=1e-4)
+
+
+def test_export_of_a_run_predicts_the_same(finished, tmp_path):
+  workdir, _ = finished
+  export.export(
+    point_tables.epath.Path(workdir), "t", point_tables.epath.Path(tmp_path)
+  )
+  queries = _frame(9, seed=2)[["lon", "lat"]]
+  pandas.testing.assert_frame_equal(
+    points.predict(tmp_path / "checkpoints" / "t", queries),
+    points.predict(workdir, queries),
+  )
 
 
 def test_predict_from_another_table_follows_its_values(finished):

@@ -20,7 +20,9 @@ import numpy as np
 
 from experiments.common.errors import DataError
 
-FORMATS = (".csv", ".tsv", ".parquet", ".npz")
+_TEXT = (".csv", ".tsv")
+FORMATS = (*_TEXT, ".parquet", ".npz")
+_CELLS = "write decimal points, and quote text with separators"
 _LISTED = 5  # bad rows that a message names
 _COMMA = r"[-+]?\d[\d.]*,\d+"  # a number with a decimal comma
 # Names of columns that contain angles, and the largest angle in degrees.
@@ -83,9 +85,9 @@ class Table:
     columns = [str(x) for x in self.frame]
     by_lower = {column.lower(): column for column in columns}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    hint = f" (nearest: {by_lower[near[0]]!r})" if near else ""
     listed = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
-    return f"{self.name} has no column {name!r}; {hint}its columns are {listed}"
+    return f"{self.name} has no column {name!r}{hint}; its columns are {listed}"
 
   def _numbers(self, name: str, dates: bool) -> np.ndarray:
     pandas, column = import_pandas(), self.frame[name]
@@ -204,25 +206,24 @@ def read(source: typing.Any) -> Table:
   if not path.exists():
     raise DataError(f"{path} does not exist")
   try:
-    if path.suffix.lower() == ".parquet":
-      return Table(pandas.read_parquet(path), str(path))
-    if path.suffix.lower() == ".npz":
-      with np.load(path, allow_pickle=False) as file:
-        return Table(pandas.DataFrame({name: file[name] for name in file}), str(path))
-    return _read_text(pandas, path)
+    if path.suffix.lower() in _TEXT:
+      return _read_text(pandas, path)
+    with path.open("rb") as file:
+      if path.suffix.lower() == ".parquet":
+        return Table(pandas.read_parquet(file), str(path))
+      with np.load(file, allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in arrays}
+      return Table(pandas.DataFrame(columns), str(path))
   except UnicodeDecodeError as error:
     raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-  except (OSError, ValueError, ImportError, pandas.errors.ParserWarning) as error:
-    counts = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-    if counts or isinstance(error, pandas.errors.ParserWarning):
-      which = (
-        "line {1} has {2} cells, the header {0}".format(*counts.groups())
-        if (counts)
-        else "the lines have more cells than the header"
-      )
-      raise DataError(
-        f"{path}: {which}; write decimal points, and quote text with separators"
-      ) from error
+  except pandas.errors.ParserWarning as error:
+    text = "the lines have more cells than the header"
+    raise DataError(f"{path}: {text}; {_CELLS}") from error
+  except (OSError, ValueError, ImportError, EOFError, zipfile.BadZipFile) as error:
+    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+    if found:
+      text = f"line {found[2]} has {found[3]} cells, the header {found[1]}"
+      raise DataError(f"{path}: {text}; {_CELLS}") from error
     reason = (str(error) or repr(error)).splitlines()[0][:200]
     raise DataError(f"{path} cannot be read: {reason}") from error
 
@@ -234,10 +235,10 @@ def _read_text(pandas: typing.Any, path: epath.Path) -> Table:
   separator = "\t"
   if path.suffix.lower() == ".csv":
     separator = max(",;\t", key=header.count)
-  with warnings.catch_warnings():
+  with warnings.catch_warnings(), path.open("rb") as file:
     warnings.simplefilter("error", pandas.errors.ParserWarning)
     frame = pandas.read_csv(
-      path,
+      file,
       sep=separator,
       dtype=str,
       encoding="utf-8-sig",

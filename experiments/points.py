@@ -92,7 +92,8 @@ class PointsConfig(window_task.WindowConfig):
   missing: typing.Literal["drop", "error"] = option(
     "files",
     "drop",
-    "What to do with rows that have missing or unreadable numbers.",
+    "Treatment of rows with missing or unreadable numbers: left out with a warning"
+    " (drop), or refused (error).",
   )
   at: str = option(
     "files",
@@ -247,7 +248,7 @@ _FILES = {"table": None, "at": "", "missing": "drop"}  # options of --mode=predi
 PROGRAM = launch.Program(
   PointsConfig,
   PointsTask,
-  {"predict": ("predict at the places --at, and write --out", _predict)},
+  {"predict": ("predict at --at, and write the file --out", _predict)},
 )
 train, evaluate = PROGRAM.train, PROGRAM.evaluate
 predict = points_prediction.predict

@@ -83,13 +83,10 @@ class Predictor:
     """
     self.scaling, self.coords, self.values = scaling, coords, values
     points = scaling.points(coords, values)
-    given = {}
-    if isinstance(model.read_out, tca_jax.RelativeTreeCrossAttention):
-      read_out = model.read_out
+    given, read_out = {}, model.read_out
+    if getattr(read_out, "order", None) == "kd":
       # On a CPU, a tree is built faster outside a compiled function.
-      tree = tca_jax.build_tree(
-        points.coords, branch_factor=read_out.branch_factor, order=read_out.order
-      )
+      tree = tca_jax.build_tree(points.coords, branch_factor=read_out.branch_factor)
       given["tree"] = jax.tree.map(lambda x: x[None], tree)
     apply: typing.Any = model.apply  # the type that it returns depends on the method
     index = jax.jit(functools.partial(apply, method="index"))

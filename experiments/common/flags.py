@@ -132,7 +132,7 @@ def _entry(flag: flags.Flag) -> str:
     name, text = f"--{flag.name}={names}", text.removeprefix(f"<{names}>: ")
   else:
     name = f"--{flag.name}=<{flag.flag_type()}>"
-  if flag.default is None:
+  if flag.default in (None, ""):
     default = ""
   if flag.name == "help":
     name, default = "--help", ""

@@ -58,5 +58,6 @@ setuptools.setup(
       "tensorflow-datasets>=4.9.9",
       "tqdm>=4.66",
     ],
+    "tables": ["pandas>=2.2", "pyarrow>=17"],
   },
 )

@@ -33,7 +33,7 @@ import numpy as np
 
 from experiments.common import batch as batch_lib
 from experiments.common import beam_search
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -121,7 +121,7 @@ class ActivityTask(task_lib.Task[ActivityConfig]):
 
   metric = "accuracy"
   max_context = human_activity.SEGMENT
-  evaluators = (evaluate.TestMetrics(), SegmentFigure(), beam_search.BeamWidths())
+  evaluators = (evaluate_lib.TestMetrics(), SegmentFigure(), beam_search.BeamWidths())
 
   def __init__(self, config: ActivityConfig):
     self.config = config
@@ -214,5 +214,8 @@ def label(
   return labelled
 
 
+PROGRAM = launch.Program(ActivityConfig, ActivityTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
+
 if __name__ == "__main__":
-  launch.main(ActivityConfig, ActivityTask)
+  PROGRAM.main()

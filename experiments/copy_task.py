@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common import beam_search
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -79,7 +79,7 @@ class CopyTask(task_lib.Task[CopyConfig]):
   """The copy task, with sequences drawn on the device."""
 
   metric = "accuracy"
-  evaluators = (evaluate.TestMetrics(), beam_search.BeamWidths())
+  evaluators = (evaluate_lib.TestMetrics(), beam_search.BeamWidths())
 
   def __init__(self, config: CopyConfig):
     self.config = config
@@ -130,5 +130,8 @@ class CopyTask(task_lib.Task[CopyConfig]):
     }
 
 
+PROGRAM = launch.Program(CopyConfig, CopyTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
+
 if __name__ == "__main__":
-  launch.main(CopyConfig, CopyTask)
+  PROGRAM.main()

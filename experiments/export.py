@@ -22,6 +22,7 @@ from experiments import activity
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
+from experiments import points
 from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import task as task_lib
@@ -39,6 +40,7 @@ TASKS: dict[str, tuple[type[Config], type[task_lib.Task]]] = {
   "copy_task": (copy_task.CopyConfig, copy_task.CopyTask),
   "gp_regression": (gp_regression.GPConfig, gp_regression.GPTask),
   "image_completion": (image_completion.ImageConfig, image_completion.ImageTask),
+  "points": (points.PointsConfig, points.PointsTask),
   "terrain": (terrain.TerrainConfig, terrain.TerrainTask),
 }
 
@@ -107,7 +109,7 @@ def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
       task.model,
       restored.params,
       overwrite=not config.exists(),  # an export that was killed has no config
-      **describe(name, restored),
+      **restored.describe(name),
     )
   except FileExistsError as error:
     raise CheckpointError(f"{exported} exists: choose another --name") from error
@@ -139,18 +141,6 @@ def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
     )
   ((name, config),) = found.items()
   return name, TASKS[name][1](config)
-
-
-def describe(name: str, restored: task_lib.Restored) -> dict[str, object]:
-  """The info of an exported model: its task, and how inputs are prepared."""
-  task = restored.task
-  return {
-    "task": name,
-    "dataset": getattr(task.config, "dataset", None),
-    "step": restored.step,
-    "max_context": task.max_context,
-    **task.inputs,
-  }
 
 
 def main(argv: list[str]) -> None:

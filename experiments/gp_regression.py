@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import beam_search
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -87,7 +87,7 @@ class GPTask(task_lib.Task[GPConfig]):
 
   metric = "log_likelihood"
   max_context = gp.MAX_CONTEXT
-  evaluators = (evaluate.TestMetrics(), FunctionFigure(), beam_search.BeamWidths())
+  evaluators = (evaluate_lib.TestMetrics(), FunctionFigure(), beam_search.BeamWidths())
 
   def __init__(self, config: GPConfig):
     self.config = config
@@ -177,5 +177,8 @@ def _fit(task: GPTask, params: typing.Any, num_context: int) -> functions.Functi
   )
 
 
+PROGRAM = launch.Program(GPConfig, GPTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
+
 if __name__ == "__main__":
-  launch.main(GPConfig, GPTask)
+  PROGRAM.main()

@@ -34,7 +34,7 @@ import numpy as np
 from experiments.common import batch as batch_lib
 from experiments.common import beam_search
 from experiments.common import config as config_lib
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -145,7 +145,11 @@ class ImageTask(task_lib.Task[ImageConfig]):
 
   metric = "log_likelihood"
   max_context = images.MAX_CONTEXT
-  evaluators = (evaluate.TestMetrics(), CompletionFigure(), beam_search.BeamWidths())
+  evaluators = (
+    evaluate_lib.TestMetrics(),
+    CompletionFigure(),
+    beam_search.BeamWidths(),
+  )
 
   def __init__(self, config: ImageConfig):
     self.config = config
@@ -259,5 +263,8 @@ def complete(
   ]
 
 
+PROGRAM = launch.Program(ImageConfig, ImageTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
+
 if __name__ == "__main__":
-  launch.main(ImageConfig, ImageTask)
+  PROGRAM.main()

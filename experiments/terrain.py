@@ -33,34 +33,26 @@ shifted and reflected, but not rotated.
 has all 1,592,737 training points.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import math
 import typing
 
-from flax import linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import terrain_scaling
+from experiments import window_task
 from experiments.common import beam_search
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
-from experiments.common import task as task_lib
-from experiments.common.batch import Batch
-from experiments.common.config import Config
 from experiments.common.config import option
 from experiments.common.errors import ConfigError
-from experiments.data import augmentation
 from experiments.data import elevation
 from experiments.data import windows
-import tca_jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TerrainConfig(Config):
+class TerrainConfig(window_task.WindowConfig):
   """Options of the map task."""
 
   DEFAULTS: typing.ClassVar = dict(
@@ -72,7 +64,7 @@ class TerrainConfig(Config):
     baseline="leaf",
     local_units=True,
   )
-  PAPER: typing.ClassVar = dict(Config.PAPER, num_layers=0, num_frequencies=0)
+  PAPER: typing.ClassVar = dict(window_task.WindowConfig.PAPER, num_frequencies=0)
 
   dataset: str = option(
     "task",
@@ -80,12 +72,6 @@ class TerrainConfig(Config):
     "Map: a grid of elevations (fault), elevations of irregular points (airports), or"
     " the grey levels of a photograph (retina).",
     choices=elevation.DATASETS,
-  )
-  num_context: int = option(
-    "task",
-    512,
-    "Largest number of context points in a window.",
-    at_least=windows.MIN_CONTEXT,
   )
   periods: str = option(
     "task",
@@ -98,35 +84,6 @@ class TerrainConfig(Config):
     9,
     "Number of frequencies of the Fourier features of coordinates; 0, as in the paper:"
     " no Fourier features.",
-    at_least=0,
-  )
-  whole_map: float = option(
-    "training",
-    0.1,
-    "Fraction of windows that are the whole map at the end of training; it increases"
-    " from 0.",
-    at_least=0,
-    below=1,
-  )
-  densest: float = option(
-    "training",
-    0.25,
-    "Fraction of windows whose context can be as dense as the map.",
-    at_least=0,
-    below=1,
-  )
-  full_context: float = option(
-    "training",
-    0.5,
-    "Fraction of contexts that have --num_context points; the others have fewer.",
-    at_least=0,
-    below=1,
-  )
-  num_components: int = option(
-    "model",
-    0,
-    "Number of normal distributions in a predicted mixture; 0: 1, or 3 for a relative"
-    " model.",
     at_least=0,
   )
   validation: bool = option(
@@ -144,12 +101,6 @@ class TerrainConfig(Config):
     "Numbers of context points on the whole map, separated by commas; each is limited"
     " by the number of training points, so that a very large one means all of them.",
   )
-  num_targets: int = option(
-    "evaluation",
-    8192,
-    "Number of held-out points to predict on the whole map; 0: all.",
-    at_least=0,
-  )
   baselines: bool = option(
     "evaluation",
     True,
@@ -164,15 +115,6 @@ class TerrainConfig(Config):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.order == "given":
-      raise ConfigError(
-        "order must not be 'given', because the points are in random order"
-      )
-    if self.num_layers:
-      raise ConfigError(
-        "num_layers must be 0, because an encoder needs time quadratic in the number of"
-        f" points; got {self.num_layers}"
-      )
     if self.sizes[0] < windows.MIN_CONTEXT:
       raise ConfigError(
         f"context_sizes must be integers of at least {windows.MIN_CONTEXT}, separated"
@@ -208,12 +150,12 @@ _COORD_UNITS = {
 }
 
 
-class TerrainTask(task_lib.Task[TerrainConfig]):
+class TerrainTask(window_task.WindowTask[TerrainConfig]):
   """The map task, with windows drawn on the device from a map kept there."""
 
-  metric = "log_likelihood"
+  map: elevation.ValueMap
   evaluators = (
-    evaluate.TestMetrics(),
+    evaluate_lib.TestMetrics(),
     terrain_scaling.MapScaling(),
     terrain_scaling.MapFigure(),
     beam_search.BeamWidths(),
@@ -221,7 +163,6 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
 
   def __init__(self, config: TerrainConfig):
     self.config = config
-    self.max_context = config.num_context
     self.map = elevation.load(config.dataset)
     if config.validation:
       self.map = self.map.for_validation()
@@ -231,41 +172,12 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
         f"num_context must be at most {most:,}, because {windows.NUM_TARGETS} of the"
         f" training points are targets; got {config.num_context:,}"
       )
-    self.model = systems.build_model(
-      config,
-      self.max_context,
+    self._prepare(
+      config.num_context,
       systems.build_point_embedder(config, config.num_frequencies),
-      self._head(),
       config.axis_periods,
+      swaps=not any(config.axis_periods),
     )
-    self._train, self._held_out = (
-      windows.with_blocks(points) for points in (self.map.train, self.map.held_out)
-    )
-    self._sample = jax.jit(
-      windows.sample,
-      static_argnames=("batch_size", "num_context", "densest", "full_context"),
-    )
-    self._move = jax.jit(augmentation.random_rigid_motion, static_argnames="swaps")
-
-  def _head(self) -> nn.Module:
-    """The head that predicts a value."""
-    config, dtype = self.config, jnp.dtype(self.config.dtype)
-    num_components = config.num_components or (3 if self.system.is_relative else 1)
-    if num_components == 1:
-      return tca_jax.GaussianHead(1, min_std=0.01, dtype=dtype)
-    return tca_jax.MixtureHead(1, num_components, min_std=0.01, dtype=dtype)
-
-  def train_batch(self, rng: jax.Array, step: int) -> Batch:
-    draw_rng, move_rng = jax.random.split(rng)
-    # Small windows first: attention learns there which points are near.
-    whole_map = self.config.whole_map * step / self.config.num_steps
-    sizes = dict(densest=self.config.densest, full_context=self.config.full_context)
-    batch = self._draw(draw_rng, None, whole_map=whole_map, **sizes)
-    return self._move(move_rng, batch, swaps=not any(self.config.axis_periods))
-
-  def eval_batches(self) -> Iterator[Batch]:
-    for i in range(self.config.eval_batches):
-      yield self._draw(self.eval_rng(i), self._held_out)
 
   @property
   def inputs(self) -> dict[str, typing.Any]:
@@ -287,18 +199,9 @@ class TerrainTask(task_lib.Task[TerrainConfig]):
       },
     }
 
-  def _draw(
-    self, rng: jax.Array, held_out: windows.Points | None, **sizes: float
-  ) -> Batch:
-    return self._sample(
-      rng,
-      self._train,
-      held_out,
-      batch_size=self.config.batch_size,
-      num_context=self.config.num_context,
-      **sizes,
-    )
 
+PROGRAM = launch.Program(TerrainConfig, TerrainTask)
+train, evaluate = PROGRAM.train, PROGRAM.evaluate
 
 if __name__ == "__main__":
-  launch.main(TerrainConfig, TerrainTask)
+  PROGRAM.main()

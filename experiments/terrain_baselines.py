@@ -24,6 +24,7 @@ def rows(
   num_context: int,
   targets: windows.Points,
   processes: bool = True,
+  linear: bool = True,
 ) -> list[dict[str, typing.Any]]:
   """Measures linear interpolation and Gaussian processes from the first points.
 
@@ -35,6 +36,7 @@ def rows(
     num_context: number of training points in the context.
     targets: points to predict.
     processes: whether to measure the Gaussian processes too.
+    linear: whether to measure linear interpolation.
 
   Returns:
     Rows as those of `terrain_scaling.MapScaling`. The first is that of linear
@@ -57,12 +59,14 @@ def rows(
       peak_memory_bytes=timing.peak_memory_bytes(),
     )
 
-  known = points.to_units(context.values)
+  found = []
   clock = timing.Clock()
-  triangulation = interpolation.triangulate(coords)
-  fit_seconds = clock.lap()
-  linear = triangulation.interpolate(known, queries)
-  found = [row("linear", linear, fit_seconds, clock.lap())]
+  if linear:
+    known = points.to_units(context.values)
+    triangulation = interpolation.triangulate(coords)
+    fit_seconds = clock.lap()
+    mean = triangulation.interpolate(known, queries)
+    found.append(row("linear", mean, fit_seconds, clock.lap()))
   fits: dict[str, Callable[..., typing.Any]] = {}
   if processes:
     fits["kriging"] = kriging.fit

@@ -23,6 +23,7 @@ from tca_jax import serving
 
 if typing.TYPE_CHECKING:
   from experiments.terrain import TerrainTask
+  from experiments.window_task import WindowTask
 
 SCALING_FILE = "scaling.json"
 _MAX_LOGITS = 2**24  # attention logits per head, where every token is read
@@ -117,12 +118,12 @@ class MapFigure(task_lib.Evaluator["TerrainTask"]):
 
 
 def index_first_points(
-  task: "TerrainTask", params: typing.Any, num_context: int
+  task: "WindowTask", params: typing.Any, num_context: int
 ) -> tuple[typing.Any, dict[str, float]]:
   """Makes a memory of the first training points, and measures the time.
 
   Args:
-    task: the map task.
+    task: a task on scattered points.
     params: parameters of its model.
     num_context: number of points.
 
@@ -148,7 +149,7 @@ def index_first_points(
 
 
 def predict(
-  task: "TerrainTask",
+  task: "WindowTask",
   params: typing.Any,
   memory: typing.Any,
   num_context: int,

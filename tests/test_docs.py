@@ -11,6 +11,7 @@ from experiments import activity
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
+from experiments import points
 from experiments import terrain
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,6 +26,7 @@ CONFIGS = (
   copy_task.CopyConfig,
   gp_regression.GPConfig,
   image_completion.ImageConfig,
+  points.PointsConfig,
   terrain.TerrainConfig,
 )
 

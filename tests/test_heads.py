@@ -117,6 +117,19 @@ def test_mixture_of_equal_parts_is_the_gaussian(rng):
 
 
 @pytest.mark.parametrize("make", [_gaussian_and_targets, _mixture_and_targets])
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.95])
+def test_quantile_has_the_level_below_it(make, level, rng):
+  predicted, _ = make(rng)
+  found = predicted.quantile(level)
+  if make is _gaussian_and_targets:
+    below = scipy.stats.norm.cdf(found, predicted.mean, predicted.std)
+  else:
+    below = scipy.stats.norm.cdf(found[..., None], predicted.means, predicted.stds)
+    below = np.sum(np.exp(predicted.log_weights) * below, axis=-1)
+  np.testing.assert_allclose(below, np.full(found.shape, level), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [_gaussian_and_targets, _mixture_and_targets])
 def test_in_units_is_a_change_of_variables(make, rng):
   predicted, targets = make(rng)
   units = tca_jax.modules.Units(

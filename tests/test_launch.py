@@ -1,25 +1,30 @@
-"""The command line, in process: flags, help, errors, and several runs in one process."""
+"""Programs: from Python, and their command line in process."""
 
+import dataclasses
 import json
 import pathlib
+import runpy
+import sys
+import threading
+import types
 
 from etils import epath
 import pytest
 
+from experiments import copy_task
+from experiments.common import evaluate
 from experiments.common import flags
-from experiments.common import launch
 from experiments.common import workdir as workdir_lib
+from experiments.common.errors import CheckpointError
+from experiments.common.errors import ConfigError
 from experiments.copy_task import CopyConfig
-from experiments.copy_task import CopyTask
 from experiments.image_completion import ImageConfig
 
 SMALL = dict(sequence_length=8, num_steps=2, batch_size=4, eval_batches=1)
 
 
 def _run(workdir, *arguments):
-  return launch.run(
-    CopyConfig, CopyTask, ["copy_task", f"--workdir={workdir}", *arguments]
-  )
+  return copy_task.PROGRAM.run(["copy_task", f"--workdir={workdir}", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,54 @@ def finished(tmp_path_factory):
   options = [f"--{name}={value}" for name, value in SMALL.items()]
   assert _run(workdir, "--recipe=paper", *options) == 0
   return workdir
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_train_and_evaluate_need_no_flags(kind, tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["notebook", "--not_a_flag=of_ours"])
+  workdir = kind(tmp_path / "run")
+  # The module is executed a second time, as after a change in a notebook.
+  module = types.SimpleNamespace(**runpy.run_path(copy_task.__file__))
+  config = module.CopyConfig(**SMALL)
+  module.train(config, workdir)
+  contents = module.evaluate(workdir, eval_batches=2)
+  assert contents["eval.json"]["step"] == 2
+  written = json.loads((tmp_path / "run" / "eval.json").read_text())
+  assert written["config"]["eval_batches"] == 2
+  module.train(config, workdir)  # nothing is left to train
+  other = kind(tmp_path / "results")
+  again = module.evaluate(workdir, other, eval_batches=2)["eval.json"]
+  assert again["accuracy"] == written["accuracy"]
+  assert (tmp_path / "results" / "eval.json").exists()
+  restored = module.PROGRAM.restore(workdir)
+  assert restored.step == 2 and restored.task.config == config
+  assert evaluate.evaluate(restored.task, restored.params)["num_examples"] == 4
+
+
+def test_train_and_evaluate_errors_are_exceptions(tmp_path, finished):
+  with pytest.raises(ConfigError, match="nothing was trained there"):
+    copy_task.evaluate(tmp_path / "none")
+  other = dataclasses.replace(workdir_lib.load(CopyConfig, finished), seed=4)
+  with pytest.raises(ConfigError, match="has a run of another config"):
+    copy_task.train(other, finished)
+  with pytest.raises(ConfigError, match="--seed=4 contradicts the workdir"):
+    copy_task.evaluate(finished, seed=4)
+  workdir_lib.claim(other, epath.Path(tmp_path / "new"))
+  with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    copy_task.evaluate(tmp_path / "new")
+
+
+def test_train_in_a_thread_succeeds(tmp_path):
+  found = []
+
+  def run():
+    copy_task.train(CopyConfig(**SMALL), tmp_path)
+    found.append(copy_task.evaluate(tmp_path)["eval.json"]["step"])
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert found == [2]
 
 
 def test_run_recipe_sets_the_options_that_are_not_given(finished):
@@ -97,12 +150,15 @@ def test_run_bad_flags_fail_and_write_nothing(
 
 
 def test_run_without_workdir_fails(capsys):
-  assert launch.run(CopyConfig, CopyTask, ["copy_task"]) == 2
-  assert "--workdir must be given" in capsys.readouterr().err
+  assert copy_task.PROGRAM.run(["copy_task"]) == 2
+  assert "--workdir must be given\n" in capsys.readouterr().err
+  assert copy_task.PROGRAM.run(["copy_task", "--mode=eval"]) == 2
+  error = capsys.readouterr().err
+  assert "given: --mode=eval needs the folder of a trained model" in error
 
 
 def test_run_help_lists_every_option_in_groups(capsys):
-  assert launch.run(CopyConfig, CopyTask, ["copy_task", "--help"]) == 0
+  assert copy_task.PROGRAM.run(["copy_task", "--help"]) == 0
   text = capsys.readouterr().out
   assert text.startswith("Copy task (Sec. 4.1)")
   headings = [
@@ -126,7 +182,7 @@ def test_run_help_lists_every_option_in_groups(capsys):
 def test_parse_old_flag_name_sets_the_new_option():
   parsed = flags.parse(ImageConfig, ["x", "--workdir=w", "--tree_order=random"])
   assert parsed.given == {"order": "random"}
-  assert parsed.out == parsed.workdir == epath.Path("w")
+  assert (parsed.out, parsed.workdir) == (None, epath.Path("w"))
 
 
 def test_parse_gives_only_the_options_on_the_command_line():

@@ -24,6 +24,7 @@ from experiments.common import metrics
 from experiments.common import train
 from experiments.common.errors import ConfigError
 from experiments.common.errors import NonFiniteLossError
+from experiments.common.errors import PreemptedError
 import tca_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -159,7 +160,9 @@ def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, finished):
   output, _ = process.communicate(timeout=300)
   if process.returncode == 0:
     pytest.fail(f"the run ended before it could be killed: {output}")
-  assert process.returncode == (train.PREEMPTED if sent == signal.SIGTERM else -sent)
+  assert process.returncode == (
+    PreemptedError.exit_code if sent == signal.SIGTERM else -sent
+  )
   if sent == signal.SIGTERM:
     (step,) = re.findall(r"SIGTERM: saved step (\d+)", output)
     assert (workdir / "checkpoints" / step).exists()
@@ -175,9 +178,8 @@ def test_train_killed_in_the_last_step_exits_before_evaluation(tmp_path, finishe
       return super().train_batch(rng, step)
 
   workdir = epath.Path(tmp_path / "run")
-  with pytest.raises(SystemExit) as stopped:
+  with pytest.raises(PreemptedError, match=rf"SIGTERM: saved step {STEPS} in"):
     train.train(Killed(CONFIG), workdir)
-  assert stopped.value.code == train.PREEMPTED
   assert (workdir / "checkpoints" / str(CONFIG.num_steps)).exists()
   assert _logged(workdir) == _logged(finished[0])
   train.train(copy_task.CopyTask(CONFIG), workdir)

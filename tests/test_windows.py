@@ -199,3 +199,20 @@ def test_sample_of_blocks_has_distinct_points(few_blocks):
     assert np.all(np.isfinite(batch.coords))
     for coords, query_coords in zip(batch.coords, batch.query_coords, strict=True):
       assert len(_locations(query_coords)) == 128 and len(_locations(coords)) == 32
+
+
+@pytest.mark.parametrize("num_axes", [1, 3])
+def test_sample_of_other_numbers_of_axes_has_distinct_points(num_axes, few_blocks):
+  coords = np.random.default_rng(2).uniform(-0.5, 0.5, (900, num_axes))
+  coords = jnp.asarray(coords, jnp.float32)
+  points = windows.Points(coords=coords, values=jnp.concatenate([coords, -coords], 1))
+  names = ("batch_size", "num_context", "num_targets")
+  draw = jax.jit(windows.sample, static_argnames=names)
+  sizes = dict(batch_size=4, num_context=32, num_targets=8)
+  for train in (points, windows.with_blocks(points)):
+    batch = draw(jax.random.key(0), train, None, **sizes)
+    assert batch.query_coords.shape == (4, 8, num_axes)
+    assert batch.targets.shape == (4, 8, 2 * num_axes)
+    np.testing.assert_array_equal(batch.values[..., :num_axes], batch.coords)
+    both = np.concatenate([batch.coords, batch.query_coords], axis=1)
+    assert all(len(np.unique(x, axis=0)) == 40 for x in both)

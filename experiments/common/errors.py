@@ -1,8 +1,20 @@
 """The errors that a user can fix; `launch` reports them without a traceback."""
 
+import typing
+
+from absl import logging
+
 
 class UserError(Exception):
-  """Base class of the errors whose message tells a user how to fix them."""
+  """Base class of the errors whose message tells a user how to fix them.
+
+  Attributes:
+    exit_code: exit code of a command line that ends with the error.
+    log_level: level at which the command line logs it.
+  """
+
+  exit_code: typing.ClassVar[int] = 1
+  log_level: typing.ClassVar[int] = logging.ERROR
 
 
 class ConfigError(UserError, ValueError):
@@ -19,3 +31,10 @@ class CheckpointError(UserError, RuntimeError):
 
 class NonFiniteLossError(UserError, RuntimeError):
   """The training loss is NaN or infinite; the message states the step."""
+
+
+class PreemptedError(UserError, RuntimeError):
+  """SIGTERM stopped training; the message states the step that was saved."""
+
+  exit_code = 143
+  log_level = logging.WARNING

@@ -193,7 +193,7 @@ def evaluate_workdir(
   task: task_lib.Task,
   workdir: epath.PathLike,
   out: epath.PathLike | None = None,
-  mode: typing.Literal["eval", "paths"] = "eval",
+  mode: str = "eval",
 ) -> dict[str, dict[str, typing.Any]]:
   """Restores a workdir's newest checkpoint and runs the evaluators of the task.
 

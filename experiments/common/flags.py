@@ -5,6 +5,7 @@ flags, so that a process may run several experiments one after the other. Nothin
 `launch` knows of flags.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import textwrap
 import typing
@@ -16,7 +17,12 @@ from etils import epath
 from experiments.common import config as config_lib
 from experiments.common.config import Config
 
-Mode = typing.Literal["train", "eval", "paths"]
+# The modes of every program, with their help.
+MODES: Mapping[str, str] = {
+  "train": "train, or resume, then evaluate",
+  "eval": "evaluate the latest checkpoint",
+  "paths": "evaluate TCA with beam widths 1, 2, 4 and 8",
+}
 _TITLES: dict[config_lib.Group, str] = {
   "files": "Files and mode",
   "task": "Task",
@@ -35,26 +41,29 @@ class Arguments:
   Attributes:
     mode: what to do.
     workdir: folder of the run.
-    out: folder for results.
+    out: path for results; None: the workdir.
     recipe: recipe of the options that are not given.
     given: options that the command line sets, by name.
     verbosity: log level.
   """
 
-  mode: Mode
+  mode: str
   workdir: epath.Path
-  out: epath.Path
+  out: epath.Path | None
   recipe: config_lib.Recipe
   given: dict[str, typing.Any]
   verbosity: int
 
 
-def parse(config_class: type[Config], argv: list[str]) -> Arguments | None:
+def parse(
+  config_class: type[Config], argv: list[str], modes: Mapping[str, str] = MODES
+) -> Arguments | None:
   """Parses a command line.
 
   Args:
     config_class: class of the experiment's config, which declares the options.
     argv: the program's name and its arguments.
+    modes: values of `--mode`, with their help.
 
   Returns:
     The parsed arguments; None if `--help` is one of them.
@@ -63,34 +72,40 @@ def parse(config_class: type[Config], argv: list[str]) -> Arguments | None:
     flags.Error: on an unknown flag, a value that cannot be parsed, a missing
       `--workdir` or an argument that is not a flag.
   """
-  values = _define(config_class)
+  values = _define(config_class, modes)
   unparsed = values(argv)
   if values["help"].value:
     return None
   if len(unparsed) > 1:
     raise flags.Error(f"unknown arguments: {' '.join(unparsed[1:])}")
   if not values["workdir"].value:
-    raise flags.Error("--workdir must be given")
+    text = "must be given"
+    if values["mode"].value != "train":
+      text += f": --mode={values['mode'].value} needs the folder of a trained model"
+    raise flags.Error(f"--workdir {text}")
   parsed = values.flag_values_dict()
   names = [field.name for field in dataclasses.fields(config_class)]
   return Arguments(
     mode=parsed["mode"],
     workdir=epath.Path(parsed["workdir"]),
-    out=epath.Path(parsed["out"] or parsed["workdir"]),
+    out=epath.Path(parsed["out"]) if parsed["out"] else None,
     recipe=parsed["recipe"],
     given={name: parsed[name] for name in names if values[name].present},
     verbosity=parsed["verbosity"],
   )
 
 
-def help_text(config_class: type[Config], description: str) -> str:
+def help_text(
+  config_class: type[Config], description: str, modes: Mapping[str, str] = MODES
+) -> str:
   """The text of `--help`: a description, then the flags by group.
 
   Args:
     config_class: class of the experiment's config.
     description: documentation of the experiment.
+    modes: values of `--mode`, with their help.
   """
-  values = _define(config_class)
+  values = _define(config_class, modes)
   groups: dict[config_lib.Group, list[str]] = {group: [] for group in _TITLES}
   groups["files"] = ["workdir", "mode", "out", "recipe"]
   for field in dataclasses.fields(config_class):
@@ -117,7 +132,7 @@ def _entry(flag: flags.Flag) -> str:
     name, text = f"--{flag.name}={names}", text.removeprefix(f"<{names}>: ")
   else:
     name = f"--{flag.name}=<{flag.flag_type()}>"
-  if flag.default is None:
+  if flag.default in (None, ""):
     default = ""
   if flag.name == "help":
     name, default = "--help", ""
@@ -128,7 +143,7 @@ def _entry(flag: flags.Flag) -> str:
   return f"  {name}\n{text}"
 
 
-def _define(config_class: type[Config]) -> flags.FlagValues:
+def _define(config_class: type[Config], modes: Mapping[str, str]) -> flags.FlagValues:
   """The flags of a config class and those that all experiments share."""
   values = flags.FlagValues()
   flags.DEFINE_string(
@@ -140,9 +155,8 @@ def _define(config_class: type[Config]) -> flags.FlagValues:
   flags.DEFINE_enum(
     "mode",
     "train",
-    typing.get_args(Mode),
-    "train: train, or resume, then evaluate. eval: evaluate the latest checkpoint."
-    " paths: evaluate TCA with beam widths 1, 2, 4 and 8.",
+    list(modes),
+    " ".join(f"{name}: {text}." for name, text in modes.items()),
     flag_values=values,
   )
   flags.DEFINE_string(

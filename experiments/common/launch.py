@@ -1,87 +1,162 @@
-"""Command line of an experiment: parse flags, train, evaluate, report errors."""
+"""A program: one task, run from Python or from its command line.
 
+From Python, a program neither parses flags nor ends the process; errors are exceptions:
+
+  gp_regression.train(gp_regression.GPConfig(num_steps=100), "runs/gp")
+  results = gp_regression.evaluate("runs/gp")
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
 import inspect
 import sys
+import typing
 
 from absl import app
 from absl import flags as absl_flags
 from absl import logging
+from etils import epath
 
-from experiments.common import evaluate
+from experiments.common import evaluate as evaluate_lib
 from experiments.common import flags
 from experiments.common import task as task_lib
-from experiments.common import train
+from experiments.common import train as train_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
 from experiments.common.errors import UserError
 
 
-def run(
-  config_class: type[Config], task_class: type[task_lib.Task], argv: list[str]
-) -> int:
-  """Runs an experiment as its command line does.
+@dataclasses.dataclass(frozen=True)
+class Program(typing.Generic[task_lib.TaskType]):
+  """A task with its config.
 
-  Args:
-    config_class: class of the experiment's config.
-    task_class: class of the experiment's task.
-    argv: the program's name and its arguments.
-
-  Returns:
-    The exit code: 0; 1 after an error that the user can fix, which is logged in one
-    line; 2 after a command line that cannot be parsed.
-
-  Raises:
-    SystemExit: with code 143 after SIGTERM, once a checkpoint is saved.
+  Attributes:
+    config_class: class of the config.
+    task_class: class of the task.
+    actions: modes that only this program has, by name: a help text, and a function of
+      the parsed arguments.
   """
-  try:
-    arguments = flags.parse(config_class, argv)
-  except absl_flags.Error as error:
-    print(f"{argv[0]}: {error}\nSee --help for all flags.", file=sys.stderr)
-    return 2
-  if arguments is None:
-    documentation = inspect.getdoc(sys.modules[task_class.__module__]) or ""
-    print(flags.help_text(config_class, documentation), end="")
-    return 0
-  logging.set_verbosity(arguments.verbosity)
-  try:
-    return _run(config_class, task_class, arguments)
-  except UserError as error:
-    logging.error("%s", error)
-    return 1
 
-
-def _run(
-  config_class: type[Config],
-  task_class: type[task_lib.Task],
-  arguments: flags.Arguments,
-) -> int:
-  workdir, recipe, given = arguments.workdir, arguments.recipe, arguments.given
-  if arguments.mode == "train":
-    task = task_class(config_class.from_recipe(recipe, **given))
-    train.train(task, workdir)
-  else:
-    config = workdir_lib.load_for_evaluation(config_class, workdir, recipe, given)
-    task = task_class(config)
-  mode = "paths" if arguments.mode == "paths" else "eval"
-  contents = evaluate.evaluate_workdir(task, workdir, arguments.out, mode)
-  if evaluate.EVAL_FILE in contents:
-    result = contents[evaluate.EVAL_FILE]
-    print(
-      f"{task.config.model}, step {result['step']}: {task.metric}"
-      f" {result[task.metric]:.4f}, {result['tokens_fraction']:.1%} of the tokens read;"
-      f" {arguments.out / evaluate.EVAL_FILE}"
-    )
-  return 0
-
-
-def main(config_class: type[Config], task_class: type[task_lib.Task]) -> None:
-  """Runs an experiment with the flags of this process, and exits."""
-
-  def leave_flags(argv: list[str]) -> list[str]:
-    """Marks absl's global flags as parsed; `run` parses the experiment's own."""
-    absl_flags.FLAGS(argv[:1])
-    return argv
-
-  app.run(
-    lambda argv: sys.exit(run(config_class, task_class, argv)), flags_parser=leave_flags
+  config_class: type[Config]
+  task_class: type[task_lib.TaskType]
+  actions: Mapping[str, tuple[str, Callable[[flags.Arguments], None]]] = (
+    dataclasses.field(default_factory=dict)
   )
+
+  def train(self, config: Config, workdir: epath.PathLike) -> None:
+    """Trains from the newest checkpoint in a workdir, or from the start.
+
+    Args:
+      config: the options.
+      workdir: folder of the run; it is created, or has a run of the same config.
+
+    Raises:
+      UserError: if the config, the workdir, the data or the loss do not allow training;
+        see `train.train` for the kinds.
+    """
+    train_lib.train(self._task(config), epath.Path(workdir))
+
+  def evaluate(
+    self,
+    workdir: epath.PathLike,
+    out: epath.PathLike | None = None,
+    **options: typing.Any,
+  ) -> dict[str, dict[str, typing.Any]]:
+    """Evaluates the newest checkpoint of a workdir, and writes the result files.
+
+    Args:
+      workdir: folder of a run, or of an exported run.
+      out: folder for results; None: the workdir.
+      **options: options of the evaluation that replace those of the run, such as
+        eval_batches.
+
+    Returns:
+      The contents of the JSON files, by file name, such as "eval.json".
+
+    Raises:
+      UserError: if there is no run or no checkpoint, or if an option contradicts it.
+    """
+    config = workdir_lib.load_for_evaluation(self.config_class, workdir, given=options)
+    return evaluate_lib.evaluate_workdir(self._task(config), workdir, out)
+
+  def restore(self, workdir: epath.PathLike) -> task_lib.Restored[task_lib.TaskType]:
+    """Restores the task and the parameters of a workdir's newest checkpoint.
+
+    Raises:
+      UserError: if there is no run or no checkpoint.
+    """
+    config = workdir_lib.load(self.config_class, workdir)
+    return evaluate_lib.restore(self._task(config), workdir)
+
+  def run(self, argv: list[str]) -> int:
+    """Runs the program as its command line does.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      The exit code: 0; 1 after an error that the user can fix, which is logged in one
+      line; 2 after a command line that cannot be parsed; 143 after SIGTERM, once a
+      checkpoint is saved.
+    """
+    try:
+      arguments = flags.parse(self.config_class, argv, self._modes)
+    except absl_flags.Error as error:
+      print(f"{argv[0]}: {error}\nSee --help for all flags.", file=sys.stderr)
+      return 2
+    if arguments is None:
+      documentation = inspect.getdoc(sys.modules[self.task_class.__module__]) or ""
+      text = flags.help_text(self.config_class, documentation, self._modes)
+      print(text, end="")
+      return 0
+    logging.set_verbosity(arguments.verbosity)
+    try:
+      self._run(arguments)
+    except UserError as error:
+      logging.log(error.log_level, "%s", error)
+      return error.exit_code
+    return 0
+
+  def main(self) -> None:
+    """Runs the program with the flags of this process, and exits."""
+
+    def leave_flags(argv: list[str]) -> list[str]:
+      """Marks absl's global flags as parsed; `run` parses the program's own."""
+      absl_flags.FLAGS(argv[:1])
+      return argv
+
+    app.run(lambda argv: sys.exit(self.run(argv)), flags_parser=leave_flags)
+
+  def _task(self, config: Config) -> task_lib.TaskType:
+    build: Callable[[typing.Any], task_lib.TaskType] = self.task_class
+    return build(config)
+
+  @property
+  def _modes(self) -> dict[str, str]:
+    return {**flags.MODES, **{name: text for name, (text, _) in self.actions.items()}}
+
+  def _run(self, arguments: flags.Arguments) -> None:
+    """Runs the mode of a command line."""
+    mode, workdir, out = arguments.mode, arguments.workdir, arguments.out
+    if mode in self.actions:
+      self.actions[mode][1](arguments)
+      return
+    recipe, given = arguments.recipe, arguments.given
+    if mode == "train":
+      task = self._task(self.config_class.from_recipe(recipe, **given))
+      train_lib.train(task, workdir)
+      mode = "eval"
+    else:
+      config = workdir_lib.load_for_evaluation(
+        self.config_class, workdir, recipe, given
+      )
+      task = self._task(config)
+    contents = evaluate_lib.evaluate_workdir(task, workdir, out, mode)
+    if evaluate_lib.EVAL_FILE in contents:
+      result = contents[evaluate_lib.EVAL_FILE]
+      print(
+        f"{task.config.model}, step {result['step']}: {task.metric}"
+        f" {result[task.metric]:.4f}, {result['tokens_fraction']:.1%} of the tokens"
+        f" read; {(out or workdir) / evaluate_lib.EVAL_FILE}"
+      )

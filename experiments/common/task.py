@@ -54,6 +54,16 @@ class Restored(typing.Generic[TaskType]):
   step: int
   workdir: epath.Path
 
+  def describe(self, name: str) -> dict[str, typing.Any]:
+    """The info of a saved model: the name of its task, and how inputs are prepared."""
+    return {
+      "task": name,
+      "dataset": getattr(self.task.config, "dataset", None),
+      "step": self.step,
+      "max_context": self.task.max_context,
+      **self.task.inputs,
+    }
+
 
 class Evaluator(abc.ABC, typing.Generic[TaskType]):
   """A measurement or a figure of a trained model. It writes one file.

@@ -8,10 +8,10 @@ same number of devices.
 
 import signal
 import sys
+import threading
 import time
 import typing
 
-from absl import logging
 from etils import epath
 import jax
 from jax.sharding import Mesh
@@ -30,9 +30,9 @@ from experiments.common.batch import Batch
 from experiments.common.config import Config
 from experiments.common.errors import ConfigError
 from experiments.common.errors import NonFiniteLossError
+from experiments.common.errors import PreemptedError
 
 State = dict[str, typing.Any]  # "params" and "optimizer"
-PREEMPTED = 143  # exit code of a process that ends on SIGTERM
 
 
 def train(task: task_lib.Task, workdir: epath.Path) -> None:
@@ -48,7 +48,7 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
     CheckpointError: if there are checkpoints and none can be restored.
     NonFiniteLossError: if the loss, the gradient or a parameter is not finite; the
       last checkpoint, which is finite, stays.
-    SystemExit: with code 143 after SIGTERM, once a checkpoint is saved.
+    PreemptedError: after SIGTERM, once a checkpoint is saved.
   """
   config = task.config
   replicated, sharded = shardings(config.batch_size)
@@ -69,7 +69,10 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
   # they are logged or before a checkpoint, so that the loop does not wait for the
   # device at each step.
   preempted = []
-  previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
+  previous: typing.Any = None
+  # Python allows a signal handler in the main thread only.
+  if threading.current_thread() is threading.main_thread():
+    previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
   unchecked: list[tuple[int, dict[str, jax.Array]]] = []
   with checkpoints, metrics_lib.MetricsWriter(workdir, first_step) as writer:
     started = time.monotonic() - writer.seconds
@@ -101,11 +104,11 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
         if stops:
           break
       if preempted:
-        logging.warning("SIGTERM: saved step %d in %s, stopping", step, workdir)
-        raise SystemExit(PREEMPTED)
+        raise PreemptedError(f"SIGTERM: saved step {step} in {workdir}, stopping")
     finally:
       progress.close()
-      signal.signal(signal.SIGTERM, previous)
+      if previous is not None:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def shardings(

@@ -11,25 +11,26 @@ from experiments.common.batch import Batch
 def random_rigid_motion(rng: jax.Array, batch: Batch, swaps: bool = True) -> Batch:
   """Reflects, rotates by 90 degrees and shifts each example of a batch at random.
 
-  Both axes are reflected, and swapped, with probability 1/2 each; the shift is uniform
+  Each axis is reflected, and the axes are swapped, with probability 1/2; the shift is uniform
   on [-1, 1) along each axis. All distances within an example stay the same. Without
   this augmentation, a model memorises structure that depends on absolute position
   instead of attending to the context.
 
   Args:
     rng: a random key, consumed.
-    batch: a `Batch` with C = 2.
-    swaps: whether axes are swapped. Axes with different periods must not be; without
-      swaps, an example is reflected and shifted, but not rotated by 90 degrees.
+    batch: a `Batch`.
+    swaps: whether the order of the axes is reversed. Axes with different units or
+      periods must not be swapped; without swaps, an example is reflected and shifted,
+      but not rotated by 90 degrees.
 
   Returns:
     The batch with new `coords` and `query_coords`.
   """
   shift_rng, reflection_rng, swap_rng = jax.random.split(rng, 3)
-  batch_size = batch.coords.shape[0]
-  shift = jax.random.uniform(shift_rng, (batch_size, 1, 2), minval=-1, maxval=1)
-  sign = jax.random.rademacher(reflection_rng, (batch_size, 1, 2), batch.coords.dtype)
-  swap = jax.random.bernoulli(swap_rng, shape=(batch_size, 1, 1))
+  shape = batch.coords.shape[0], 1, batch.coords.shape[-1]
+  shift = jax.random.uniform(shift_rng, shape, minval=-1, maxval=1)
+  sign = jax.random.rademacher(reflection_rng, shape, batch.coords.dtype)
+  swap = jax.random.bernoulli(swap_rng, shape=(shape[0], 1, 1))
 
   def move(coords: jax.Array) -> jax.Array:
     turned = jnp.where(swap, coords[..., ::-1], coords) if swaps else coords

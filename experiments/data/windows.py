@@ -1,4 +1,6 @@
-"""Points of a map, and the windows and points that training draws from them."""
+"""Points of a map, of any number of axes, and the windows and points that training draws from them."""
+
+import functools
 
 import chex
 import jax
@@ -28,8 +30,8 @@ class Blocks:
   Attributes:
     index: `[blocks, slots]` int32, the points of each block; the number of points, which
       is no point's index, in empty slots.
-    low: `[blocks, 2]`, the smallest coordinates of each block's points.
-    high: `[blocks, 2]`, the largest.
+    low: `[blocks, C]`, the smallest coordinates of each block's points.
+    high: `[blocks, C]`, the largest.
   """
 
   index: jax.Array
@@ -42,8 +44,8 @@ class Points:
   """Points of a map.
 
   Attributes:
-    coords: `[n, 2]` float32, east and north.
-    values: `[n, 1]` float32, standardised values; see `elevation.ValueMap`.
+    coords: `[n, C]` float32; of a map, east and north.
+    values: `[n, E]` float32, standardised values; see `elevation.ValueMap`.
     blocks: the points by location, from which windows of a large map are drawn fast;
       None: points are drawn from all of them.
   """
@@ -87,11 +89,12 @@ def sample(
   whole_map: jax.typing.ArrayLike = 0.0,
   densest: float = 0.0,
   full_context: float = 0.0,
+  num_targets: int = NUM_TARGETS,
 ) -> Batch:
   """Draws windows of a map, and the context and target points of each.
 
-  A window is a square around a training point; see `draw_windows`. Each has 128 targets
-  and a number of context points that is uniform on [16, num_context]. All points of a
+  A window is a square around a training point, or a cube; see `draw_windows`. Each has
+  num_targets targets and a number of context points that is uniform on [16, num_context]. All points of a
   window are distinct.
 
   Args:
@@ -104,12 +107,13 @@ def sample(
     densest: the probability that a window is of the smallest size, whose context can
       be as dense as the map; see `draw_windows`.
     full_context: the probability that a context has num_context points.
+    num_targets: M.
 
   Returns:
-    A `Batch` with M = 128, C = 2 and E = 1.
+    A `Batch`.
   """
   window_rng, size_rng, context_rng, target_rng, whole_rng = jax.random.split(rng, 5)
-  min_share = min((num_context + NUM_TARGETS) / len(train.coords), 1)
+  min_share = min((num_context + num_targets) / len(train.coords), 1)
   centre, half_width = draw_windows(
     window_rng, train.coords, batch_size, min_share, densest
   )
@@ -117,12 +121,12 @@ def sample(
   half_width = jnp.where(whole, jnp.inf, half_width)
   if held_out is None:
     chosen = draw_points(
-      context_rng, train, centre, half_width, NUM_TARGETS + num_context
+      context_rng, train, centre, half_width, num_targets + num_context
     )
-    target, context = jnp.split(chosen, [NUM_TARGETS], axis=1)
+    target, context = jnp.split(chosen, [num_targets], axis=1)
     held_out = train
   else:
-    target = draw_points(target_rng, held_out, centre, half_width, NUM_TARGETS)
+    target = draw_points(target_rng, held_out, centre, half_width, num_targets)
     context = draw_points(context_rng, train, centre, half_width, num_context)
   count = jax.random.randint(size_rng, (batch_size, 1), MIN_CONTEXT, num_context + 1)
   full_rng = jax.random.fold_in(size_rng, 0)
@@ -134,7 +138,7 @@ def sample(
     mask=jnp.arange(num_context) < count,
     query_coords=held_out.coords[target],
     targets=held_out.values[target],
-    query_mask=jnp.ones((batch_size, NUM_TARGETS), bool),
+    query_mask=jnp.ones((batch_size, num_targets), bool),
   )
 
 
@@ -154,13 +158,13 @@ def draw_windows(
 
   Args:
     rng: a random key, consumed.
-    coords: `[n, 2]` in random order.
+    coords: `[n, C]` in random order.
     batch_size: B.
     min_share: the smallest share.
     smallest: the probability that a window has exactly the smallest share.
 
   Returns:
-    The centres, `[B, 2]`, and half the sides, `[B]`.
+    The centres, `[B, C]`, and half the sides, `[B]`.
   """
   centre_rng, share_rng = jax.random.split(rng)
   centre = coords[jax.random.randint(centre_rng, (batch_size,), 0, len(coords))]
@@ -189,7 +193,7 @@ def draw_points(
   Args:
     rng: a random key, consumed.
     points: n points, in random order.
-    centre: `[B, 2]`, the centres of the windows.
+    centre: `[B, C]`, the centres of the windows.
     half_width: `[B]`, half the sides of the windows.
     count: the number of points to draw for each window.
 
@@ -247,17 +251,17 @@ def _distance(low: jax.Array, high: jax.Array, centre: jax.Array) -> jax.Array:
   """Computes distances of boxes in the maximum norm, whose balls are squares.
 
   Args:
-    low: `[n, 2]`, the smallest coordinates of the boxes, or `[B, n, 2]` for other boxes
+    low: `[n, C]`, the smallest coordinates of the boxes, or `[B, n, C]` for other boxes
       for each centre.
     high: the largest, of the same shape. A point is a box with low = high.
-    centre: `[B, 2]`.
+    centre: `[B, C]`.
 
   Returns:
     `[B, n]`, below 0 inside a box.
   """
   # One array per axis: a CPU is slow at trailing axes of size two.
-  east, north = (
+  by_axis = (
     jnp.maximum(low[..., i] - centre[:, i, None], centre[:, i, None] - high[..., i])
-    for i in range(2)
+    for i in range(centre.shape[-1])
   )
-  return jnp.maximum(east, north)
+  return functools.reduce(jnp.maximum, by_axis)

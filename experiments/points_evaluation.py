@@ -1,0 +1,160 @@
+"""Evaluators of models of points: scores beside baselines, saved model and picture."""
+
+import typing
+
+from etils import epath
+import jax
+import numpy as np
+from scipy import spatial
+
+from experiments import points_prediction
+from experiments import terrain_baselines
+from experiments import terrain_scaling
+from experiments.common import evaluate
+from experiments.common import interpolation
+from experiments.common import systems
+from experiments.common import tables
+from experiments.common import task as task_lib
+from experiments.common import workdir as workdir_lib
+from experiments.data import elevation
+from experiments.figures import points as points_figure
+import tca_jax
+
+if typing.TYPE_CHECKING:
+  from experiments.points import PointsTask
+
+SCORES_FILE = "scores.json"
+_MAX_LINEAR_AXES = 3  # the triangulation of more axes needs too much time and memory
+_PICTURE = {1: [800], 2: [200, 200]}  # sizes of its grid
+
+
+class Scores(task_lib.Evaluator["PointsTask"]):
+  """Scores of held-out points beside those of baselines; writes scores.json."""
+
+  file = SCORES_FILE
+
+  def evaluate(
+    self, restored: task_lib.Restored["PointsTask"], path: epath.Path
+  ) -> dict[str, typing.Any]:
+    """Predicts held-out points from all training points, and prints a table.
+
+    Args:
+      restored: the trained model.
+      path: path of the file.
+
+    Returns:
+      "rows", one for each target and method, with the log-likelihood and coverages of
+      standardised values, and the error "rmse" in units of the target. Up to three axes
+      have a row of linear interpolation, unless all points are on one line or in one
+      plane.
+    """
+    task, params = restored.task, restored.params
+    train, size = task.map.train, len(task.map.train.coords)
+    held_out = task.map.held_out.take_first(task.config.num_targets or None)
+    memory, _ = terrain_scaling.index_first_points(task, params, size)
+    reader = task.system.evaluation_reader(task.config)
+    output, num_read, seconds = terrain_scaling.predict(
+      task, params, memory, size, held_out.coords, reader
+    )
+    shared = dict(
+      system=task.config.model,
+      num_context=size,
+      num_queries=len(held_out.coords),
+      us_per_query=1e6 * seconds["read_seconds"] / len(held_out.coords),
+      tokens_read=float(np.mean(num_read)),
+    )
+    rows = []
+    for i, target in enumerate(task.map.scaling.targets):
+      one = task.map.scaling.value_map(i, train, held_out)
+      predicted = jax.tree.map(lambda x, i=i: x[:, i : i + 1], output)
+      found = [shared | _scores(one, predicted), *_baselines(one)]
+      rows += [dict(target=target) | row for row in found]
+    title = f"{len(held_out.coords):,} held-out points from {size:,} points"
+    print(f"\n{table_of(title, rows)}\n", flush=True)
+    content = {"rows": rows, **evaluate.result_source(task)}
+    workdir_lib.write_json(path, content)
+    return content
+
+
+def _scores(
+  points: elevation.ValueMap, predicted: tca_jax.Regression
+) -> dict[str, float]:
+  """Scores of one target's held-out points."""
+  mean, _ = points.predicted_in_units(predicted)
+  truth = points.to_units(points.held_out.values)
+  scores = evaluate.mean_scores(predicted, points.held_out.values)
+  return scores | dict(rmse=interpolation.rmse(mean, truth))
+
+
+def _baselines(points: elevation.ValueMap) -> list[dict[str, typing.Any]]:
+  """Rows of linear interpolation, where it is possible, and of local kriging."""
+  size, targets = len(points.train.coords), points.held_out
+  if points.train.coords.shape[1] <= _MAX_LINEAR_AXES:
+    try:
+      return terrain_baselines.rows(points, size, targets)
+    except spatial.QhullError:
+      pass  # all points are on one line, or in one plane
+  return terrain_baselines.rows(points, size, targets, linear=False)
+
+
+def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
+  """The rows of `Scores` as a table."""
+
+  def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
+    return format(row[name], form) if name in row else ""
+
+  header = ("model", "target", "log-likelihood", "RMSE", "within 50 %", "90 %", "95 %")
+  return tables.aligned(
+    title,
+    (*header, "us/query"),
+    [
+      (
+        systems.TITLES[row["system"]],
+        row["target"],
+        cell(row, "log_likelihood", ".3f"),
+        f"{row['rmse']:.4g}",
+        *(cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
+        f"{row['us_per_query']:.1f}",
+      )
+      for row in rows
+    ],
+  )
+
+
+class SavedModel(task_lib.Evaluator["PointsTask"]):
+  """The model with its scaling, a folder of `tca_jax.save`."""
+
+  file = points_prediction.MODEL
+
+  def evaluate(
+    self, restored: task_lib.Restored["PointsTask"], path: epath.Path
+  ) -> None:
+    """Saves the model; the folder is replaced if it exists."""
+    tca_jax.save(
+      path,
+      restored.task.model,
+      restored.params,
+      overwrite=True,
+      **restored.describe("points"),
+    )
+
+
+class Picture(task_lib.Evaluator["PointsTask"]):
+  """A map or a curve, predicted from all points; draws points.png."""
+
+  file = "points.png"
+
+  def applies(self, task: "PointsTask") -> bool:
+    return len(task.map.scaling.coords) <= points_figure.MAX_AXES
+
+  def evaluate(
+    self, restored: task_lib.Restored["PointsTask"], path: epath.Path
+  ) -> None:
+    """Draws the picture."""
+    task = restored.task
+    predictor = points_prediction.Predictor(
+      task.model, restored.params, task.map.scaling, task.map.coords, task.map.values
+    )
+    sizes = _PICTURE[len(task.map.scaling.coords)]
+    grid = points_prediction.Grid.over(predictor.coords, sizes)
+    points_prediction.draw(predictor, grid, predictor.on(grid), path)

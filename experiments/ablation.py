@@ -70,19 +70,32 @@ def digits_config(**options: typing.Any) -> image_completion.ImageConfig:
 
 def functions_config(**options: typing.Any) -> gp_regression.GPConfig:
   """A row of GP regression by a relative model, along one path."""
-  relative = dict(model="relative_tca", num_layers=0, beam_width=1)
-  sizes = dict(num_steps=3_000, batch_size=16, eval_batches=300)
-  return gp_regression.GPConfig(**relative | sizes | options)
+  row: dict[str, typing.Any] = dict(
+    model="relative_tca",
+    num_layers=0,
+    beam_width=1,
+    num_steps=3_000,
+    batch_size=16,
+    eval_batches=300,
+  )
+  return gp_regression.GPConfig(**row | options)
 
 
 def map_config(**options: typing.Any) -> terrain.TerrainConfig:
   """A row of the map by a relative model; it predicts the validation tenth."""
-  relative = dict(model="relative_tca", summary_width=0, densest=0.5)
-  sizes = dict(num_steps=250, num_targets=2048, map_side=100, eval_batches=50)
-  evaluation = dict(validation=True, baselines=False)
-  return terrain.TerrainConfig(
-    learning_rate=2e-3, **relative | sizes | evaluation | options
+  row: dict[str, typing.Any] = dict(
+    model="relative_tca",
+    summary_width=0,
+    densest=0.5,
+    learning_rate=2e-3,
+    num_steps=250,
+    validation=True,
+    baselines=False,
+    num_targets=2048,
+    map_side=100,
+    eval_batches=50,
   )
+  return terrain.TerrainConfig(**row | options)
 
 
 # What nodes show to a query, which nodes it reads, and how: rows of relative models.

@@ -10,6 +10,8 @@ squared exponentials of fixed lengths, in units of the query's local length. Suc
 approximates the usual covariance functions, smooth and rough.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from tca_jax.relative import residual_values
 
 __all__ = ["LENGTHS", "Covariance", "krige", "nearest_of"]
 
-# The lengths of the squared exponentials, in units of the local length.
+#: The lengths of the squared exponentials, in units of the local length.
 LENGTHS = tuple(0.6 * 2.5**i for i in range(4))
 
 _JITTER = 1e-4  # smallest variance of noise, relative to that of the process
@@ -163,11 +165,11 @@ def krige(
   # One array per axis: a CPU is slow at trailing axes of size two.
   coords = [x[..., i] for i in range(x.shape[-1])]
   among = covariance.between(
-    sum((c[..., :, None] - c[..., None, :]) ** 2 for c in coords),
+    _sum_of_squares([c[..., :, None] - c[..., None, :] for c in coords]),
     spread[..., :, None] + spread[..., None, :],
     len(coords),
   )
-  to_query = covariance.between(sum(c**2 for c in coords), spread, len(coords))
+  to_query = covariance.between(_sum_of_squares(coords), spread, len(coords))
   among = jnp.where(valid[..., :, None] & valid[..., None, :], among, 0)
   to_query = jnp.where(valid, to_query, 0)
   variance = covariance.variance
@@ -183,6 +185,13 @@ def krige(
   mean = jnp.clip(mean, jnp.minimum(low, -_MARGIN), jnp.maximum(high, _MARGIN))
   missing = jnp.maximum(variance - explained, _SMALLEST * variance)
   return mean, jnp.sqrt(missing + covariance.noise)
+
+
+def _sum_of_squares(parts: Sequence[jax.Array]) -> jax.Array:
+  total = parts[0] ** 2
+  for part in parts[1:]:
+    total += part**2
+  return total
 
 
 @jax.custom_jvp

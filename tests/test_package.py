@@ -85,6 +85,9 @@ SURFACE = {
   ],
   "tca_jax.checkpoint": [
     "FILE",
+    "check_files",
+    "check_path",
+    "file_digests",
     "load",
     "save",
   ],

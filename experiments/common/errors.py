@@ -19,3 +19,14 @@ class CheckpointError(UserError, RuntimeError):
 
 class NonFiniteLossError(UserError, RuntimeError):
   """The training loss is NaN or infinite; the message states the step."""
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's message, without the errors that it caused.
+
+  >>> first_line(OSError(28, "No space left on device", "runs/copy"))
+  "[Errno 28] No space left on device: 'runs/copy'"
+  """
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return (str(error).strip() or repr(error)).splitlines()[0][:300]

@@ -1,18 +1,24 @@
 """Command line of an experiment: parse flags, train, evaluate, report errors."""
 
+from collections.abc import Callable
 import inspect
+import os
 import sys
 
 from absl import app
 from absl import flags as absl_flags
 from absl import logging
+import jax
 
 from experiments.common import evaluate
 from experiments.common import flags
+from experiments.common import systems
 from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
+from experiments.common.errors import ConfigError
+from experiments.common.errors import first_line
 from experiments.common.errors import UserError
 
 
@@ -43,25 +49,66 @@ def run(
     print(flags.help_text(config_class, documentation), end="")
     return 0
   logging.set_verbosity(arguments.verbosity)
+  return report(lambda: _run(config_class, task_class, arguments))
+
+
+def report(program: Callable[[], None]) -> int:
+  """Runs a program, and reports an error that the user can fix in one line.
+
+  These are `UserError`, and `OSError` of a file or a disk. With `--verbosity=1`, their
+  tracebacks are logged, too.
+
+  Args:
+    program: the program.
+
+  Returns:
+    The exit code: 0, or 1 after such an error.
+  """
   try:
-    return _run(config_class, task_class, arguments)
-  except UserError as error:
-    logging.error("%s", error)
+    _check_platforms()
+    program()
+  except (UserError, OSError) as error:
+    message = str(error) if isinstance(error, UserError) else first_line(error)
+    logging.error("%s", " ".join(message.split()))
+    logging.debug("The error comes from:", exc_info=True)
     return 1
+  return 0
+
+
+def _check_platforms() -> None:
+  """Raises ConfigError if JAX finds none of the platforms in its configuration."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    raise ConfigError(
+      f"JAX_PLATFORMS={platforms} must name platforms of this machine, such as cpu:"
+      f" {first_line(error)}"
+    ) from error
 
 
 def _run(
   config_class: type[Config],
   task_class: type[task_lib.Task],
   arguments: flags.Arguments,
-) -> int:
+) -> None:
   workdir, recipe, given = arguments.workdir, arguments.recipe, arguments.given
-  if arguments.mode == "train":
-    task = task_class(config_class.from_recipe(recipe, **given))
-    train.train(task, workdir)
+  trains = arguments.mode == "train"
+  if trains:
+    config = config_class.from_recipe(recipe, **given)
   else:
     config = workdir_lib.load_for_evaluation(config_class, workdir, recipe, given)
-    task = task_class(config)
+  if unused := systems.unused_options(config, given):
+    flags_given = ", ".join(f"--{name}" for name in unused)
+    logging.warning("%s: no effect on --model=%s", flags_given, config.model)
+  # Errors in paths are found before the work.
+  if trains:
+    workdir_lib.check_claim(config, workdir)
+    workdir_lib.make_writable(workdir, "--workdir")
+  workdir_lib.make_writable(arguments.out, "--out")
+  task = task_class(config)
+  if trains:
+    train.train(task, workdir)
   mode = "paths" if arguments.mode == "paths" else "eval"
   contents = evaluate.evaluate_workdir(task, workdir, arguments.out, mode)
   if evaluate.EVAL_FILE in contents:
@@ -71,7 +118,6 @@ def _run(
       f" {result[task.metric]:.4f}, {result['tokens_fraction']:.1%} of the tokens read;"
       f" {arguments.out / evaluate.EVAL_FILE}"
     )
-  return 0
 
 
 def main(config_class: type[Config], task_class: type[task_lib.Task]) -> None:

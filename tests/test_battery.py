@@ -17,6 +17,8 @@ import time
 
 from absl import logging
 from etils import epath
+import jax
+import numpy as np
 import pytest
 
 from experiments import export
@@ -25,6 +27,10 @@ from experiments.common import metrics
 from experiments.common import workdir as workdir_lib
 from experiments.copy_task import CopyConfig
 from experiments.copy_task import CopyTask
+from experiments.data import augmentation
+from experiments.data import copy
+from experiments.data import gp
+from experiments.data import images
 
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIONS = dict(
@@ -403,3 +409,38 @@ print(content["eval.json"]["step"])
   )
   assert result.returncode == 0, result.stderr
   assert result.stdout.splitlines() == ["4"] and not result.stderr
+
+
+# --- Batches do not depend on the default data types of JAX.
+
+
+def _copy_batch(rng):
+  return copy.sample(rng, 3, 32, mixed_lengths=True)
+
+
+def _gp_batch(rng):
+  return gp.sample(rng, 3, gp.SHAPES[1], "rbf", "batch")[0]
+
+
+def _image_batch(rng):
+  images_drawn = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16, 1)
+  return images.sample(rng, images_drawn)
+
+
+def _moved_batch(rng):
+  return augmentation.random_rigid_motion(rng, _image_batch(rng))
+
+
+@pytest.mark.parametrize("sample", [_copy_batch, _gp_batch, _image_batch, _moved_batch])
+def test_batches_are_the_same_under_x64(sample):
+  before = jax.config.read("jax_enable_x64")
+  batches = []
+  try:
+    for x64 in (False, True):
+      jax.config.update("jax_enable_x64", x64)
+      batches.append(jax.device_get(sample(jax.random.key(5))))
+  finally:
+    jax.config.update("jax_enable_x64", before)
+  for name in ("coords", "values", "mask", "query_coords", "targets", "query_mask"):
+    a, b = (getattr(batch, name) for batch in batches)
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -92,10 +92,15 @@ SURFACE = {
     "save",
   ],
   "tca_jax.checks": [
+    "as_array",
     "check_context",
     "check_finite",
     "check_floating",
+    "check_key",
+    "check_mask",
     "check_num_paths",
+    "check_rate",
+    "check_sizes",
     "clean_context",
     "is_traced",
   ],
@@ -264,6 +269,8 @@ SURFACE = {
     "Predict",
     "Server",
     "export_read",
+    "load_read",
+    "save_read",
   ],
   "tca_jax.statistics": [
     "Domain",
@@ -283,6 +290,7 @@ SURFACE = {
     "subtree_mass",
     "tree_depth",
   ],
+  "tca_jax.varying": ["vary_like"],
   "tca_jax.walk": [
     "NodesRead",
     "Walk",

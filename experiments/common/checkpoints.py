@@ -10,8 +10,6 @@ A checkpoint also has a file with the checksums of its other files. Damage is fo
 before Orbax reads anything.
 """
 
-from collections.abc import Iterator
-import contextlib
 import json
 import logging as python_logging
 import typing
@@ -46,21 +44,21 @@ class Checkpoints:
     # The defaults would skip saves and keep every checkpoint.
     always: typing.Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     newest: typing.Any = ocp.training.preservation_policies.LatestN(_KEEP)
-    with _quiet_orbax():
-      self._checkpointer = ocp.training.Checkpointer(
-        self._directory,
-        save_decision_policy=always,
-        preservation_policy=newest,
-        cleanup_tmp_directories=not read_only,
-      )
+    # For good, because Orbax also logs in threads that end later.
+    logging.get_absl_logger().addFilter(_is_shown)
+    self._checkpointer = ocp.training.Checkpointer(
+      self._directory,
+      save_decision_policy=always,
+      preservation_policy=newest,
+      cleanup_tmp_directories=not read_only,
+    )
 
   def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_) -> None:
     try:
-      with _quiet_orbax():
-        self._checkpointer.close()
+      self._checkpointer.close()
     except Exception:
       if kind is None:  # otherwise Orbax raises the error of a save again
         raise
@@ -68,8 +66,7 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """Steps of the saved checkpoints, in ascending order."""
-    with _quiet_orbax():
-      return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+    return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
   def save(self, step: int, **parts: typing.Any) -> None:
     """Saves named pytrees; returns when they are on disk.
@@ -81,11 +78,10 @@ class Checkpoints:
     kept = [x for x in self.steps if x != step]
     folder = self._directory / str(step)
     try:
-      with _quiet_orbax():
-        # Forced: after a fallback to an older checkpoint, newer steps are on disk.
-        saved = self._checkpointer.save_checkpointables(
-          step, parts, force=True, overwrite=True
-        )
+      # Forced: after a fallback to an older checkpoint, newer steps are on disk already.
+      saved = self._checkpointer.save_checkpointables(
+        step, parts, force=True, overwrite=True
+      )
       if not saved:
         raise ValueError("Orbax skipped it")
       digests = checkpoint.file_digests(folder)
@@ -117,8 +113,7 @@ class Checkpoints:
     for step in reversed(self.steps):
       try:
         _check_files(self._directory / str(step))
-        with _quiet_orbax():
-          return step, self._checkpointer.load_checkpointables(step, abstract)
+        return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
         reason = first_line(error)
         logging.warning(
@@ -135,19 +130,10 @@ class Checkpoints:
     return None
 
 
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
+def _is_shown(record: python_logging.LogRecord) -> bool:
   """Hides what Orbax logs of an error, because the error is also raised."""
-
-  def is_ours(record: python_logging.LogRecord) -> bool:
-    return "orbax" not in epath.Path(record.pathname).parts
-
-  logger = logging.get_absl_logger()
-  logger.addFilter(is_ours)
-  try:
-    yield
-  finally:
-    logger.removeFilter(is_ours)
+  severe = record.levelno >= python_logging.WARNING
+  return not (severe and "orbax" in epath.Path(record.pathname).parts)
 
 
 def _check_files(folder: epath.Path) -> None:

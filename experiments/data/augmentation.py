@@ -27,9 +27,13 @@ def random_rigid_motion(rng: jax.Array, batch: Batch, swaps: bool = True) -> Bat
   """
   shift_rng, reflection_rng, swap_rng = jax.random.split(rng, 3)
   batch_size = batch.coords.shape[0]
-  shift = jax.random.uniform(shift_rng, (batch_size, 1, 2), minval=-1, maxval=1)
-  sign = jax.random.rademacher(reflection_rng, (batch_size, 1, 2), batch.coords.dtype)
-  swap = jax.random.bernoulli(swap_rng, shape=(batch_size, 1, 1))
+  shift = jax.random.uniform(
+    shift_rng, (batch_size, 1, 2), jnp.float32, minval=-1, maxval=1
+  )
+  half = jnp.float32(0.5)  # a number without a data type would draw in the default one
+  reflected = jax.random.bernoulli(reflection_rng, half, (batch_size, 1, 2))
+  sign = 2 * reflected.astype(batch.coords.dtype) - 1
+  swap = jax.random.bernoulli(swap_rng, half, (batch_size, 1, 1))
 
   def move(coords: jax.Array) -> jax.Array:
     turned = jnp.where(swap, coords[..., ::-1], coords) if swaps else coords

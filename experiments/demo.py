@@ -28,13 +28,13 @@ from experiments import terrain
 from experiments import terrain_scaling
 from experiments.common import beam_search
 from experiments.common import evaluate
+from experiments.common import launch
 from experiments.common import provenance
 from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import timing
 from experiments.common import train
 from experiments.common import workdir as workdir_lib
-from experiments.common.errors import UserError
 from experiments.common.systems import PUBLISHED
 
 LONG_CONTEXT = 2**14
@@ -238,11 +238,8 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  try:
-    run(epath.Path(values.out), values.copy_steps, values.image_batches)
-  except UserError as error:
-    logging.error("%s", error)
-    sys.exit(1)
+  out, steps, batches = values.out, values.copy_steps, values.image_batches
+  sys.exit(launch.report(lambda: run(epath.Path(out), steps, batches)))
 
 
 if __name__ == "__main__":

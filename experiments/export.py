@@ -9,7 +9,6 @@ copied with their own name as a prefix: scaling.json becomes
 results/scaling_image_tca.json. The data set of the run must be available.
 """
 
-import json
 import re
 import sys
 
@@ -25,12 +24,12 @@ from experiments import image_completion
 from experiments import points
 from experiments import terrain
 from experiments.common import evaluate
+from experiments.common import launch
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
-from experiments.common.errors import UserError
 import tca_jax
 from tca_jax import checkpoint
 
@@ -66,19 +65,21 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
       "name must be a name and not a path, of letters, digits, '_', '-' and '.', got"
       f" {name!r}"
     )
-  config = workdir / workdir_lib.CONFIG_FILE
-  results = {
-    path: json.loads(path.read_text())
-    for path in sorted(workdir.glob("*.json"), key=lambda path: path.name)
-    if path.name not in (config.name, checkpoint.FILE)
-  }
   evaluated = workdir / evaluate.EVAL_FILE
-  if evaluated not in results or not config.exists():
+  if not evaluated.exists():
     raise CheckpointError(
       f"{workdir} has no {evaluate.EVAL_FILE}: it is not a finished run"
     )
-  trained = workdir_lib.with_new_names(json.loads(config.read_text()))
+  trained = workdir_lib.read_config(workdir)
+  others = (workdir_lib.CONFIG_FILE, checkpoint.FILE)
+  results = {
+    path: workdir_lib.read_json(path)
+    for path in sorted(workdir.iterdir(), key=lambda path: path.name)
+    if path.suffix == ".json" and path.name not in others
+  }
   for path, content in results.items():
+    if not isinstance(content.get("config"), dict):
+      raise CheckpointError(f"{path} has no config: it is not a result of this run")
     measured = workdir_lib.with_new_names(content["config"])
     # Options that are newer than the run had their default.
     same = trained == {key: measured.get(key) for key in trained}
@@ -102,6 +103,11 @@ def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
   """Saves the model of a run with its parameters, and copies the config."""
   name, task = build_task(workdir)
   restored = evaluate.restore(task, workdir)
+  if restored.step != task.config.num_steps:
+    raise CheckpointError(
+      f"{workdir}: the newest checkpoint that can be restored is step {restored.step},"
+      f" the results are of step {task.config.num_steps}; run the training command again"
+    )
   config = exported / workdir_lib.CONFIG_FILE
   try:
     tca_jax.save(
@@ -113,6 +119,8 @@ def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
     )
   except FileExistsError as error:
     raise CheckpointError(f"{exported} exists: choose another --name") from error
+  except ValueError as error:
+    raise CheckpointError(str(error)) from error
   (workdir / workdir_lib.CONFIG_FILE).copy(config)
 
 
@@ -128,6 +136,7 @@ def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
   Raises:
     ConfigError: if no task or several tasks have the options.
   """
+  workdir_lib.read_config(workdir)  # raises an error that names the damage
   found = {}
   for name, (config_class, _) in TASKS.items():
     try:
@@ -148,12 +157,12 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  try:
+
+  def program() -> None:
     written = export(epath.Path(values.workdir), values.name, epath.Path())
-  except UserError as error:
-    logging.error("%s", error)
-    sys.exit(1)
-  print(", ".join(map(str, written)))
+    print(", ".join(map(str, written)))
+
+  sys.exit(launch.report(program))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
+from tca_jax.checks import check_mask
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_log_softmax  # noqa: F401
 from tca_jax.masking import masked_softmax
@@ -95,12 +97,17 @@ def cross_attention(
     A `CrossAttentionOutput`.
 
   Raises:
-    ValueError: if the shapes do not fit together, or if an array is not floating point.
+    ValueError: if the shapes do not fit together, if an array is not floating point, or
+      if the mask is not bool.
 
   >>> out = cross_attention(jnp.ones((1, 2)), jnp.ones((4, 1, 2)), jnp.ones((4, 1, 2)))
   >>> out.output.tolist(), out.weights.tolist()
   ([[1.0, 1.0]], [[0.25, 0.25, 0.25, 0.25]])
   """
+  query, keys, values = (
+    as_array(name, x)
+    for name, x in (("query", query), ("keys", keys), ("values", values))
+  )
   if (
     query.ndim not in (2, 3)
     or keys.ndim != 3
@@ -113,10 +120,8 @@ def cross_attention(
       f" got {query.shape}, {keys.shape}, {values.shape}"
     )
   check_floating(query=query, keys=keys, values=values)
-  if mask is None:
-    mask = jnp.ones(keys.shape[0], bool)
-  if mask.shape != keys.shape[:1]:
-    raise ValueError(f"mask must be {keys.shape[:1]}, got {mask.shape}")
+  mask = jnp.ones(keys.shape[0], bool) if mask is None else as_array("mask", mask)
+  check_mask(mask, keys.shape[:1])
   if query.ndim == 2:
     out = cross_attention(query[None], keys, values, mask)
     return CrossAttentionOutput(output=out.output[0], weights=out.weights[0])

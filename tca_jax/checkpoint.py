@@ -28,7 +28,7 @@ import numpy as np
 
 from tca_jax import description
 
-__all__ = ["FILE", "load", "save"]
+__all__ = ["FILE", "check_files", "check_path", "file_digests", "load", "save"]
 
 #: The file of a saved model that describes it. A folder with this file is complete.
 FILE = "model.json"
@@ -68,9 +68,11 @@ def save(
     FileExistsError: if the folder exists and must not be replaced.
     ModuleNotFoundError: if Orbax is not installed.
     ValueError: if a field of the model, a parameter or an item of info cannot be
-      stored; the message names it.
+      stored, or if the path has a character that Orbax takes for a pattern; the message
+      names it.
   """
   ocp, path = _orbax(folder)
+  check_path(path)
   arrays = _checked_arrays(params, "params")
   content = {
     **_FORMAT,
@@ -97,7 +99,7 @@ def save(
       for marked in (checkpoint, checkpoint / _PART):
         if (marked / "commit_success.txt").exists():
           (marked / "commit_success.txt").write_text("committed\n")
-    content["files"] = _digests(part)
+    content["files"] = file_digests(part)
     (part / FILE).write_text(json.dumps(content, indent=2) + "\n")
     if path.exists():
       path.rename(old)
@@ -139,6 +141,55 @@ def load(
   content = _read(path)
   model = description.build(content["model"], modules, f"{path / FILE}: model")
   return model, _restore(ocp, path, content), content["info"]
+
+
+def check_path(path: typing.Any) -> None:
+  """Raises an error if Orbax cannot save in a folder because of the folder's path.
+
+  Args:
+    path: the absolute path of the folder.
+
+  Raises:
+    ValueError: if the path contains one of the characters [ * ? or a backslash, which
+      Orbax takes for a pattern or a separator.
+  """
+  if any(character in str(path) for character in "[*?\\"):
+    raise ValueError(
+      f"the path of a checkpoint must not contain any of [ * ? \\, got {path}"
+    )
+
+
+def file_digests(folder: typing.Any) -> dict[str, str]:
+  """Computes the checksums of all files in a folder.
+
+  Args:
+    folder: a path object.
+
+  Returns:
+    SHA-256 as a hexadecimal number, by the path of the file relative to the folder.
+  """
+  return {
+    file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in sorted(_files(folder))
+  }
+
+
+def check_files(folder: typing.Any, digests: Mapping[str, str]) -> None:
+  """Raises an error unless files are as they were when their checksums were computed.
+
+  Args:
+    folder: a path object.
+    digests: the result of `file_digests`. Other files in the folder are not checked.
+
+  Raises:
+    ValueError: if a file is missing, or if it has another checksum.
+  """
+  for name, digest in digests.items():
+    file = folder / name
+    if not file.exists() or file.is_dir():
+      raise ValueError(f"{file} is missing")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+      raise ValueError(f"{file} is damaged or of another model")
 
 
 # --- Folders and files.
@@ -199,13 +250,14 @@ def _restore(
   described, checkpoint = content["parameters"], path / _PARAMETERS
   if not described and not checkpoint.exists():
     return {}
+  # First, because Orbax logs what goes wrong with a damaged file.
+  check_files(path, content["files"])
   try:
     stored = ocp.checkpointables_metadata(checkpoint).metadata[_PART]
     if stored is None:
       raise ValueError("its metadata is damaged")
     found = _signatures(stored)
   except Exception as error:
-    _check_files(path, content["files"])  # names the file that is damaged
     raise _unreadable(checkpoint, error) from error
   for name in [*described, *found]:
     if name not in found:
@@ -217,7 +269,6 @@ def _restore(
         f"{checkpoint} has the parameter {name} as {found[name]}, the model needs"
         f" {described[name]}"
       )
-  _check_files(path, content["files"])
   for x in jax.tree.leaves(stored):
     if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
       raise ValueError(f"{checkpoint} has parameters of {x.dtype}; set jax_enable_x64")
@@ -235,24 +286,6 @@ def _unreadable(checkpoint: typing.Any, error: BaseException) -> ValueError:
     error = error.__cause__
   reason = (str(error) or repr(error)).splitlines()[0][:300]
   return ValueError(f"{checkpoint} cannot be read: {reason}")
-
-
-def _check_files(path: typing.Any, described: Mapping[str, typing.Any]) -> None:
-  """Raises ValueError if a file of the Orbax checkpoint is not as it was saved."""
-  digests = _digests(path)
-  for name, digest in described.items():
-    if digests.get(name) != digest:
-      problem = "is damaged or of another model" if name in digests else "is missing"
-      raise ValueError(f"{path / name} {problem}")
-
-
-def _digests(path: typing.Any) -> dict[str, str]:
-  """The checksums of the files of the Orbax checkpoint, by relative path."""
-  checkpoint = path / _PARAMETERS
-  return {
-    file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-    for file in (sorted(_files(checkpoint)) if checkpoint.exists() else ())
-  }
 
 
 def _files(folder: typing.Any) -> Iterator[typing.Any]:

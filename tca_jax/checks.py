@@ -1,20 +1,28 @@
 """Checks of inputs: shapes, dtypes, masks and values.
 
 The checks run once, at the public entry points. Every error is a `ValueError` that
-names the argument, the requirement and the actual value. Shapes and dtypes are always
-checked. Values are checked only where they are known, that is outside `jax.jit`,
-`jax.vmap` and `jax.grad`.
+names the argument, the requirement and the actual value; a wrong type is a `TypeError`.
+Arrays of NumPy and nested lists of numbers are accepted where arrays are meant. Shapes
+and dtypes are always checked. Values are checked only where they are known, that is
+outside `jax.jit`, `jax.vmap` and `jax.grad`.
 """
+
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+  "as_array",
   "check_context",
   "check_finite",
   "check_floating",
+  "check_key",
+  "check_mask",
   "check_num_paths",
+  "check_rate",
+  "check_sizes",
   "clean_context",
   "is_traced",
 ]
@@ -29,6 +37,97 @@ def is_traced(*arrays: jax.Array | None) -> bool:
   return any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
+def as_array(name: str, x: typing.Any) -> jax.Array:
+  """Converts an array of NumPy, a number or nested lists of numbers to a JAX array.
+
+  Args:
+    name: the name that the error gives.
+    x: the array; one of JAX is returned as it is.
+
+  Raises:
+    TypeError: if x is something else, or if lists have different lengths.
+
+  >>> as_array("coords", [[1.0, 2.0]]).shape
+  (1, 2)
+  """
+  if isinstance(x, jax.Array):
+    return x
+  try:
+    return jnp.asarray(x)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{name} must be an array or nested lists of numbers, got {type(x).__name__}:"
+      f" {str(error).splitlines()[0]}"
+    ) from None
+
+
+def check_key(rng: typing.Any) -> None:
+  """Raises an error unless an argument can be a key of `jax.random`.
+
+  Args:
+    rng: a key of `jax.random.key` or of `jax.random.PRNGKey`.
+
+  Raises:
+    TypeError: if it is neither.
+  """
+  dtype = getattr(rng, "dtype", None)
+  if dtype is None or not (
+    jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
+  ):
+    raise TypeError(
+      "rng must be a key, such as jax.random.key(0), got"
+      f" {type(rng).__name__ if dtype is None else f'an array of {dtype}'}"
+    )
+
+
+def check_mask(mask: jax.Array, shape: tuple[int, ...] | None = None) -> None:
+  """Raises an error unless a mask is bool; a mask of 0 and -inf is not.
+
+  Args:
+    mask: an array.
+    shape: the shape that it must have; None means any.
+
+  Raises:
+    ValueError: if the dtype or the shape is wrong.
+  """
+  if mask.dtype != jnp.bool_:
+    raise ValueError(f"mask must be bool, got dtype {mask.dtype}")
+  if shape is not None and mask.shape != shape:
+    raise ValueError(f"mask must be {shape}, got shape {mask.shape}")
+
+
+def check_sizes(at_least: int = 1, **sizes: typing.Any) -> None:
+  """Raises an error unless sizes are integers and large enough.
+
+  Args:
+    at_least: the smallest allowed number.
+    **sizes: the sizes, by the names that the error gives.
+
+  Raises:
+    ValueError: if one is not.
+  """
+  for name, size in sizes.items():
+    integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    if not integer or size < at_least:
+      raise ValueError(
+        f"{name} must be an integer of at least {at_least}, got {size!r}"
+      )
+
+
+def check_rate(**rates: float) -> None:
+  """Raises an error unless rates are in [0, 1).
+
+  Args:
+    **rates: the rates, by the names that the error gives.
+
+  Raises:
+    ValueError: if one is not.
+  """
+  for name, rate in rates.items():
+    if not 0 <= rate < 1:
+      raise ValueError(f"{name} must be in [0, 1), got {rate}")
+
+
 def check_floating(**arrays: jax.Array) -> None:
   """Raises an error unless all arrays are floating point.
 
@@ -39,8 +138,10 @@ def check_floating(**arrays: jax.Array) -> None:
     ValueError: if the dtype of an array is not floating point.
   """
   for name, x in arrays.items():
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f"{name} must be floating point, got dtype {x.dtype}")
+    if not jnp.issubdtype(as_array(name, x).dtype, jnp.floating):
+      raise ValueError(
+        f"{name} must be floating point, got dtype {as_array(name, x).dtype}"
+      )
 
 
 def check_finite(**arrays: jax.Array) -> None:
@@ -87,6 +188,9 @@ def check_context(
       transformation also if a context has no valid token, or if a coordinate or a
       feature of a valid token is not finite.
   """
+  coords = as_array("coords", coords)
+  mask = None if mask is None else as_array("mask", mask)
+  features = {name: as_array(name, x) for name, x in features.items()}
   if coords.ndim < 2 or 0 in coords.shape[-2:]:
     raise ValueError(
       "coords must be [..., N, C] with N >= 1 tokens and C >= 1 axes, got"
@@ -101,8 +205,7 @@ def check_context(
         f" got shape {x.shape}"
       )
   if mask is not None:
-    if mask.dtype != jnp.bool_:
-      raise ValueError(f"mask must be bool, got dtype {mask.dtype}")
+    check_mask(mask)
     if mask.shape != coords.shape[:-1]:
       raise ValueError(
         f"mask must be {coords.shape[:-1]} to match coords {coords.shape},"
@@ -148,6 +251,9 @@ def clean_context(
   >>> [y.tolist() for y in clean_context(x, np.array([True, False]), values=x)]
   [[[1.0], [0.0]], [True, False], [[1.0], [0.0]]]
   """
+  coords = as_array("coords", coords)
+  features = {name: as_array(name, x) for name, x in features.items()}
+  mask = None if mask is None else as_array("mask", mask)
   check_context(coords, mask, **features)
   if mask is None:
     mask = jnp.ones(coords.shape[:-1], bool)

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from tca_jax.checks import as_array
+from tca_jax.checks import check_mask
+
 __all__ = ["MASKED", "masked_log_softmax", "masked_mean", "masked_softmax"]
 
 # Replaces -inf in logits and log-probabilities. It is finite, so that a masked entry
@@ -27,9 +30,14 @@ def masked_log_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> ja
   Returns:
     `[...]` with the dtype of logits, finite everywhere and with finite gradients.
 
+  Raises:
+    ValueError: if the mask is not bool.
+
   >>> masked_log_softmax(jnp.zeros(3), jnp.array([True, False, False])).tolist()[0]
   0.0
   """
+  logits, mask = as_array("logits", logits), as_array("mask", mask)
+  check_mask(mask)
   shifted = jnp.where(mask, logits, MASKED)
   peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
   shifted = jnp.where(mask, shifted - peak, 0)
@@ -49,9 +57,14 @@ def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Ar
   Returns:
     `[...]` with the dtype of logits, finite everywhere and with finite gradients.
 
+  Raises:
+    ValueError: if the mask is not bool.
+
   >>> masked_softmax(jnp.zeros(3), jnp.array([True, True, False])).tolist()
   [0.5, 0.5, 0.0]
   """
+  logits, mask = as_array("logits", logits), as_array("mask", mask)
+  check_mask(mask)
   shifted = jnp.where(mask, logits, MASKED)
   peak = jax.lax.stop_gradient(jnp.max(shifted, axis=axis, keepdims=True))
   weights = jnp.where(mask, jnp.exp(jnp.where(mask, shifted - peak, 0)), 0)
@@ -77,12 +90,15 @@ def masked_mean(
   Returns:
     The mean, without the reduced axes unless keepdims is True.
 
+  Raises:
+    ValueError: if where is not bool.
+
   >>> masked_mean(jnp.array([1.0, 3.0, 8.0]), jnp.array([True, True, False])).item()
   2.0
   """
   x = jnp.asarray(x)
-  if where is None:
-    where = jnp.ones(x.shape, bool)
+  where = jnp.ones(x.shape, bool) if where is None else as_array("where", where)
+  check_mask(where)
   where = jnp.broadcast_to(where, x.shape)
   zero = jnp.zeros((), x.dtype)
   total = jnp.sum(jnp.where(where, x, zero), axis=axis, keepdims=keepdims)

@@ -5,11 +5,15 @@ This is the only file that knows the packed layouts of a `TreeMemory` and of a
 """
 
 from collections.abc import Sequence
+import dataclasses
+import typing
 
 import chex
+from flax import serialization
 import jax
 import jax.numpy as jnp
 
+from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
 from tca_jax.statistics import Domain
 from tca_jax.statistics import measure_domain
@@ -216,10 +220,10 @@ def pack(
   >>> memory.keys.shape, memory.values.shape
   ((3, 1, 2, 3), (6, 1, 3))
   """
-  _check_levels("keys", keys, tree)
-  _check_levels("values", values, tree, keys[0].shape[1])
+  keys = _check_levels("keys", keys, tree)
+  values = _check_levels("values", values, tree, keys[0].shape[1])
   if policy_keys is not None:
-    _check_levels("policy_keys", policy_keys, tree)
+    policy_keys = _check_levels("policy_keys", policy_keys, tree)
   b = tree.branch_factor
   return from_slots(
     jax.tree.map(jnp.asarray, tree),
@@ -248,6 +252,9 @@ def from_slots(
   """
   b, slots = tree.branch_factor, num_slots(tree)
   lead = tree.leaf_index.shape[:-1]
+  keys, values = as_array("keys", keys), as_array("values", values)
+  if policy_keys is not None:
+    policy_keys = as_array("policy_keys", policy_keys)
   named = {"keys": keys, "values": values, "policy_keys": policy_keys}
   for name, x in named.items():
     if x is not None and (x.ndim != len(lead) + 3 or x.shape[:-2] != (*lead, slots)):
@@ -319,6 +326,15 @@ def pack_points(
     mask: `[N]` bool, True at valid tokens.
     summaries: `[N, W]`.
   """
+  coords, values, mask, summaries = (
+    as_array(name, x)
+    for name, x in (
+      ("coords", coords),
+      ("values", values),
+      ("mask", mask),
+      ("summaries", summaries),
+    )
+  )
   domain = measure_domain(coords, values, mask)
   location, value = domain.centre(coords, values, mask)
   nodes = Nodes(
@@ -353,7 +369,7 @@ def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
   Returns:
     `Nodes` with axes `[..., b]`.
   """
-  rows = memory.rows.at[node].get(mode="promise_in_bounds")
+  rows = jnp.asarray(memory.rows).at[node].get(mode="promise_in_bounds")
   return _unpack_rows(rows, memory)
 
 
@@ -367,7 +383,7 @@ def slot_nodes(memory: NodeMemory, slot: jax.Array | slice) -> Nodes:
   Returns:
     `Nodes` with the axes of slot.
   """
-  rows = memory.rows
+  rows = jnp.asarray(memory.rows)
   rows = rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
   if isinstance(slot, slice):
     return _unpack_rows(rows[..., slot, :], memory)
@@ -417,9 +433,10 @@ def _check_levels(
   levels: Sequence[jax.Array],
   tree: Tree,
   num_heads: int | None = None,
-) -> None:
-  """Raises ValueError unless levels are `[b**l, H, width]` and fit the tree."""
+) -> list[jax.Array]:
+  """Converts levels; raises ValueError unless they are `[b**l, H, width]`."""
   b, depth = tree.branch_factor, tree.depth
+  levels = [as_array(f"{name}[{l}]", level) for l, level in enumerate(levels)]
   if len(levels) != depth + 1:
     raise ValueError(
       f"{name} must have depth + 1 = {depth + 1} levels, got {len(levels)}"
@@ -433,3 +450,25 @@ def _check_levels(
         f"{name}[{l}] must be [{b**l}, {heads}, {width}], got {level.shape}"
       )
     check_floating(**{f"{name}[{l}]": level})
+  return levels
+
+
+def _register(kind: typing.Any) -> None:
+  """Lets `flax.serialization` store a class of arrays, by the names of its fields."""
+  names = [field.name for field in dataclasses.fields(kind)]
+
+  def to_state(x: typing.Any) -> dict[str, typing.Any]:
+    return {name: serialization.to_state_dict(getattr(x, name)) for name in names}
+
+  def from_state(x: typing.Any, state: dict[str, typing.Any]) -> typing.Any:
+    parts = {
+      name: serialization.from_state_dict(getattr(x, name), state[name], name=name)
+      for name in names
+    }
+    return dataclasses.replace(x, **parts)
+
+  serialization.register_serialization_state(kind, to_state, from_state)
+
+
+for _kind in (Tree, Domain, FlatMemory, TreeMemory, Nodes, NodeMemory, PointMemory):
+  _register(_kind)

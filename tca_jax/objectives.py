@@ -11,7 +11,10 @@ import typing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tca_jax.checks import as_array
+from tca_jax.checks import is_traced
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_mean
 from tca_jax.retrieval import TreeAttentionOutput
@@ -50,13 +53,36 @@ def categorical_log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Arra
     labels: `[...]` int in [0, K).
 
   Returns:
-    `[...]` float32.
+    `[...]` float32; NaN for a label outside [0, K).
+
+  Raises:
+    ValueError: if labels are not integers; outside a transformation also if a label is
+      outside [0, K).
 
   >>> round(categorical_log_likelihood(jnp.zeros((1, 4)), jnp.array([2])).item(), 4)
   -1.3863
   """
+  logits, labels, allowed = _check_labels(logits, labels)
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+  # Labels of -1 would count from the end.
+  index = jnp.where(allowed, labels, 0)[..., None]
+  found = jnp.take_along_axis(log_probs, index, axis=-1)[..., 0]
+  return jnp.where(allowed, found, jnp.nan)
+
+
+def _check_labels(
+  logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Logits, labels, and True where a label is in [0, K); see `Raises` of the callers."""
+  logits, labels = as_array("logits", logits), as_array("labels", labels)
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f"labels must be integers, got dtype {labels.dtype}")
+  num_classes = logits.shape[-1]
+  allowed = (labels >= 0) & (labels < num_classes)
+  if not is_traced(allowed) and not np.all(allowed):
+    outside = labels[~allowed].ravel()[0]
+    raise ValueError(f"labels must be in [0, {num_classes}), got {outside}")
+  return logits, labels, allowed
 
 
 def gaussian_log_likelihood(
@@ -76,7 +102,9 @@ def gaussian_log_likelihood(
   >>> round(gaussian_log_likelihood(x, x + 1, x).item(), 4)
   -0.9189
   """
-  mean, std = mean.astype(jnp.float32), std.astype(jnp.float32)
+  mean = as_array("mean", mean).astype(jnp.float32)
+  std = as_array("std", std).astype(jnp.float32)
+  targets = as_array("targets", targets)
   scaled = (targets - mean) / std
   log_density = -0.5 * (scaled**2 + jnp.log(2 * jnp.pi)) - jnp.log(std)
   return jnp.sum(log_density, axis=-1)
@@ -90,12 +118,17 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels: `[...]` int in [0, K).
 
   Returns:
-    `[...]` float32.
+    `[...]` float32; NaN for a label outside [0, K).
+
+  Raises:
+    ValueError: see `categorical_log_likelihood`.
 
   >>> accuracy(jnp.eye(2), jnp.array([0, 0])).tolist()
   [1.0, 0.0]
   """
-  return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+  logits, labels, allowed = _check_labels(logits, labels)
+  correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+  return jnp.where(allowed, correct, jnp.nan)
 
 
 def advantage(

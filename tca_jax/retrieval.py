@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
 from tca_jax.masking import MASKED
@@ -154,6 +155,7 @@ def attend(
   Raises:
     ValueError: if a query does not fit the memory.
   """
+  query = as_array("query", query)
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   policy = jax.lax.stop_gradient((policy_query, policy_keys))
   walk = walk_down(*policy, memory.tree, rng)
@@ -215,6 +217,7 @@ def read(
   check_num_paths(num_paths)
   if num_paths > 1:
     return read_beam(query, memory, policy_query=policy_query, num_paths=num_paths)
+  query = as_array("query", query)
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   walk = walk_down(policy_query, policy_keys, memory.tree)
   logits = walk.read_logits
@@ -257,6 +260,7 @@ def read_beam(
     ValueError: if a query does not fit the memory, or num_paths is below 1.
   """
   check_num_paths(num_paths)
+  query = as_array("query", query)
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   tree = memory.tree
   b, depth, num_valid = tree.branch_factor, tree.depth, tree.num_valid
@@ -314,7 +318,9 @@ def _policy(
   """
   shares_policy = policy_query is None and memory.policy_keys is None
   _check_query("query", query, memory.keys)
-  policy_query = query if policy_query is None else policy_query
+  policy_query = (
+    query if policy_query is None else as_array("policy_query", policy_query)
+  )
   policy_keys = memory.keys if memory.policy_keys is None else memory.policy_keys
   _check_query("policy_query", policy_query, policy_keys)
   return policy_query, policy_keys, shares_policy

@@ -8,14 +8,19 @@ A `predict` function here maps a memory and queries `[B, M, ...]` to a pytree of
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import os
 import typing
+import zipfile
+import zlib
 
 import jax
 from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Predict", "Server", "export_read"]
+from tca_jax.checks import as_array
+
+__all__ = ["Predict", "Server", "export_read", "load_read", "save_read"]
 
 Predict = Callable[[typing.Any, jax.Array], typing.Any]
 
@@ -98,6 +103,8 @@ def export_read(
     program = jax.export.deserialize(bytearray(data))
     answer = program.call(arrays, queries)  # arrays: jax.tree.leaves(memory)
 
+  `save_read` and `load_read` keep the program and the memory in a file.
+
   Args:
     predict: the prediction function, see the module's docstring. It must return arrays
       in tuples, lists or dicts.
@@ -110,6 +117,7 @@ def export_read(
     The serialised program. JAX needs the package flatbuffers to write it.
   """
   arrays, structure = jax.tree.flatten(memory)
+  queries = as_array("queries", queries)
   (num_queries,) = jax_export.symbolic_shape("m")
   shape = (queries.shape[0], num_queries, *queries.shape[2:])
 
@@ -117,8 +125,80 @@ def export_read(
   def read(arrays: list[jax.Array], queries: jax.Array) -> typing.Any:
     return predict(jax.tree.unflatten(structure, arrays), queries)
 
-  specs = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for x in arrays]
+  specs = [
+    x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(jnp.asarray(x))
+    for x in arrays
+  ]
+  specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in specs]
   program = jax_export.export(read, platforms=platforms)(
     specs, jax.ShapeDtypeStruct(shape, queries.dtype)
   )
   return bytes(program.serialize())
+
+
+def save_read(path: str | os.PathLike[str], program: bytes, memory: typing.Any) -> None:
+  """Saves an exported read and a memory in one file.
+
+  The file appears when everything is written, and replaces an existing one.
+
+  Args:
+    path: the path of the file.
+    program: the result of `export_read`.
+    memory: the memory to read, with arrays of any data type, such as bfloat16.
+  """
+  arrays = [np.asarray(x) for x in jax.tree.leaves(memory)]
+  content: dict[str, np.ndarray] = {"program": np.frombuffer(program, np.uint8)}
+  for i, x in enumerate(arrays):
+    # As bytes, because NumPy's format knows only NumPy's data types.
+    content[f"bytes_{i}"] = np.frombuffer(x.tobytes(), np.uint8)
+    content[f"dtype_{i}"] = np.array(x.dtype.name)
+    content[f"shape_{i}"] = np.array(x.shape, np.int64)
+  part = f"{os.fspath(path)}.part-{os.getpid()}"
+  try:
+    with open(part, "wb") as file:
+      np.savez(file, **content)
+    os.replace(part, path)
+  except BaseException:
+    if os.path.exists(part):
+      os.remove(part)
+    raise
+
+
+def load_read(
+  path: str | os.PathLike[str],
+) -> tuple[jax_export.Exported, list[jax.Array]]:
+  """Loads what `save_read` has saved.
+
+  Args:
+    path: the path of the file.
+
+  Returns:
+    The program and the arrays of the memory: `program.call(arrays, queries)` predicts,
+    best under `jax.jit`.
+
+  Raises:
+    FileNotFoundError: if there is no file.
+    ValueError: if the file is damaged or something else, or if a data type needs
+      `jax_enable_x64`.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as content:
+      program = jax_export.deserialize(bytearray(content["program"].tobytes()))
+      count = (len(content.files) - 1) // 3
+      arrays = [
+        np.frombuffer(
+          content[f"bytes_{i}"].tobytes(), jnp.dtype(str(content[f"dtype_{i}"]))
+        ).reshape(content[f"shape_{i}"])
+        for i in range(count)
+      ]
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError,
+          AssertionError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+    raise ValueError(
+      f"{path} is damaged or not a file of save_read: {error}"
+    ) from error
+  for x in arrays:
+    if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+      raise ValueError(f"{path} has an array of {x.dtype}; set jax_enable_x64")
+  return program, [jnp.asarray(x) for x in arrays]

@@ -21,11 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax import kdtree_host
+from tca_jax.checks import as_array
 from tca_jax.checks import check_context
 from tca_jax.checks import check_finite  # noqa: F401
 from tca_jax.checks import check_floating
+from tca_jax.checks import check_key
 from tca_jax.checks import check_num_paths
 from tca_jax.checks import is_traced
+from tca_jax.varying import vary_like
 
 __all__ = [
   "ORDERS",
@@ -57,8 +60,8 @@ class Tree:
   trees (`jax.vmap` of `build_tree`) has leading axes on every field.
 
   Attributes:
-    leaf_index: `[L]` int32, the token in each leaf slot, always in [0, N);
-      undefined where `leaf_mask` is False.
+    leaf_index: `[L]` int32, the token in each leaf slot; N - 1 where `leaf_mask` is
+      False. Its maximum is therefore N - 1, which tells the number of tokens.
     leaf_mask: `[L]` bool, True where the slot has a valid token.
     root_count: `[b]` int32, the number of valid tokens under each child of the root.
       A tree of depth 0 has the counts that the children would have. See `node_count`
@@ -197,12 +200,12 @@ def build_tree(
 
   >>> tree = build_tree(jnp.array([[3.0], [1.0], [2.0]]))
   >>> tree.depth, tree.num_leaves, tree.leaf_index.tolist()
-  (2, 4, [1, 2, 0, 0])
+  (2, 4, [1, 2, 0, 2])
   >>> tree.leaf_mask.tolist()
   [True, True, True, False]
   """
-  coords = jnp.asarray(coords)
-  mask = None if mask is None else jnp.asarray(mask)
+  coords = as_array("coords", coords)
+  mask = None if mask is None else as_array("mask", mask)
   if coords.ndim != 2:
     raise ValueError(
       f"coords must be [N, C], got shape {coords.shape}; batch with jax.vmap"
@@ -231,9 +234,10 @@ def build_tree(
   elif order in ("random", "random_projection"):
     if rng is None:
       raise ValueError(f"order {order!r} needs rng, got None")
+    check_key(rng)
     if order == "random":
       rank = jnp.maximum(jnp.cumsum(mask) - 1, 0)  # among valid tokens
-      points = jax.random.uniform(rng, (num_tokens, 1))[rank]
+      points = jax.random.uniform(rng, (num_tokens, 1), jnp.float32)[rank]
     else:
       direction = jax.random.normal(rng, (num_axes,), points.dtype)
       points = (points @ direction)[:, None]
@@ -249,7 +253,7 @@ def build_tree(
     ranking = jnp.stack([_sort_valid(x, mask) for x in points.T])
     ranking = _refine(ranking, points, leaf_mask, b)[0]
   rank = jnp.cumsum(leaf_mask, dtype=jnp.int32) - 1
-  leaf_index = jnp.where(leaf_mask, ranking[jnp.maximum(rank, 0)], 0)
+  leaf_index = jnp.where(leaf_mask, ranking[jnp.maximum(rank, 0)], num_tokens - 1)
   return Tree(
     leaf_index=leaf_index.astype(jnp.int32),
     leaf_mask=leaf_mask,
@@ -284,7 +288,7 @@ def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
   depth = tree_depth(len(coords), b)
   count = int(mask.sum())
   leaf_mask = _digit_reversal(b, depth) < count
-  leaf_index = np.zeros(b**depth, np.int32)
+  leaf_index = np.full(b**depth, len(coords) - 1, np.int32)
   leaf_index[leaf_mask] = kdtree_host.kd_permutation(coords, np.flatnonzero(mask), b)
   return Tree(
     leaf_index=jnp.asarray(leaf_index),
@@ -361,6 +365,7 @@ def _refine(
     return jax.vmap(partition)(ranking), None
 
   part_widths = b ** np.arange(depth, dtype=np.int32)[::-1]
+  ranking = vary_like(ranking, points, leaf_mask)
   return jax.lax.scan(split, ranking, part_widths)[0]
 
 
@@ -395,8 +400,9 @@ def aggregate(
     leaves in leaf order. Nodes without a valid token are 0.
 
   Raises:
-    ValueError: if tokens is not `[N, D]`, N does not fit the tree, or tokens is not
-      floating point.
+    ValueError: if tokens is not `[N, D]`, if N does not fit the depth of the tree, or if
+      tokens is not floating point; outside a transformation also if the tree has
+      another number of tokens.
 
   >>> from tca_jax.masking import masked_mean
   >>> mean = lambda x, m: masked_mean(x, m[..., None], axis=-2)
@@ -404,7 +410,7 @@ def aggregate(
   >>> [level[:, 0].tolist() for level in aggregate(mean, tree, jnp.eye(3)[:, :1])]
   [[0.25], [0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]
   """
-  tokens = jnp.asarray(tokens)
+  tokens = as_array("tokens", tokens)
   b, depth = tree.branch_factor, tree.depth
   if tokens.ndim != 2 or tree_depth(tokens.shape[0], b) != depth:
     raise ValueError(
@@ -412,6 +418,12 @@ def aggregate(
       f" got shape {tokens.shape}"
     )
   check_floating(tokens=tokens)
+  if not is_traced(tree.leaf_index):
+    num_tokens = int(np.max(tree.leaf_index)) + 1
+    if num_tokens != len(tokens):
+      raise ValueError(
+        f"tokens must be those of the tree, [{num_tokens}, D], got shape {tokens.shape}"
+      )
 
   def aggregate_or_pass(children, mask, *features):
     summary = aggregate_fn(children, mask, *features)
@@ -453,6 +465,7 @@ def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...
   >>> [m.tolist() for m in subtree_mass(jnp.array([1.0, 2.0, 3.0, 4.0]), 2)]
   [[10.0], [3.0, 7.0], [1.0, 2.0, 3.0, 4.0]]
   """
+  weights = as_array("weights", weights)
   num_leaves = weights.shape[-1]
   depth = tree_depth(num_leaves, branch_factor)
   if branch_factor**depth != num_leaves:

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tca_jax.checks import check_key
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_softmax
 from tca_jax.memory import level_slots
 from tca_jax.tree import Tree
+from tca_jax.varying import vary_like
 
 __all__ = [
   "NodesRead",
@@ -101,6 +103,7 @@ def walk_down(
   num_valid = tree.num_valid
   noise = None
   if rng is not None:
+    check_key(rng)
     # The Gumbel-max trick; one draw serves all levels.
     noise = jax.random.gumbel(rng, (depth, b), jnp.float32)
   children = jnp.arange(b, dtype=jnp.int32)
@@ -131,7 +134,10 @@ def walk_down(
   # If the root is the leaf, it is the only node read: any logit gives it weight 1.
   zeros = jnp.zeros(query.shape[0], jnp.float32)
   leaf_logits = jnp.where(num_valid > 0, zeros, MASKED)
-  start = (jnp.int32(0), jnp.int32(0), leaf_logits)
+  start = tuple(
+    vary_like(x, query, keys, tree.root_count, *(() if noise is None else (noise,)))
+    for x in (jnp.int32(0), jnp.int32(0), leaf_logits)
+  )
   strides = b ** np.arange(depth, dtype=np.int32)
   carry, visited = jax.lax.scan(step, start, (strides, noise), length=depth)
   node, first, leaf_logits = carry
@@ -257,7 +263,7 @@ def gather_rows(table: jax.Array, index: jax.Array) -> jax.Array:
   Returns:
     The array of rows, `index.shape + table.shape[1:]`.
   """
-  return table.at[index].get(mode="promise_in_bounds")
+  return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
 
 
 def child_logits(query: jax.Array, keys: jax.Array) -> jax.Array:

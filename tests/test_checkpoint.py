@@ -700,12 +700,26 @@ def test_load_parameters_of_another_model_raises(saved, tmp_path):
   ):
     other, folder = tmp_path / "other", tmp_path / "mixed"
     tca_jax.save(other, HEAD, params)
-    shutil.copy(saved / "model.json", other / "model.json")
+    content = json.loads((saved / "model.json").read_text())
+    if params is not changed:
+      content["files"] = json.loads((other / "model.json").read_text())["files"]
+    (other / "model.json").write_text(json.dumps(content))
     other.rename(folder)
     with pytest.raises(ValueError, match=message) as error:
       tca_jax.load(folder)
     _one_line(error)
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "what?", "back\\slash"])
+def test_save_path_with_a_pattern_raises_and_other_names_round_trip(name, tmp_path):
+  with pytest.raises(ValueError, match="must not contain any of") as error:
+    tca_jax.save(tmp_path / name, HEAD, HEAD_PARAMS)
+  _one_line(error)
+  assert not list(tmp_path.iterdir())
+  plain = tmp_path / "ünï 'quoted' \"name\" {x} ~ #1 100%"
+  tca_jax.save(plain, HEAD, HEAD_PARAMS)
+  _assert_equal(tca_jax.load(plain)[1], HEAD_PARAMS)
 
 
 def test_load_keeps_dtypes_and_refuses_those_that_jax_would_narrow(tmp_path):

@@ -25,6 +25,7 @@ CONFIGS = [CopyConfig, GPConfig, ImageConfig, ActivityConfig, TerrainConfig]
     (dict(learning_rate=float("nan")), "learning_rate must be at least 0, got nan"),
     (dict(baseline="mean"), r"baseline must be one of \('constant', 'batch', 'leaf'\)"),
     (dict(seed=-1), "seed must be at least 0"),
+    (dict(seed=2**32), "seed must be below 4294967296"),
     (dict(dropout=1.0), "dropout must be below 1, got 1.0"),
     (dict(learning_rate=float("inf")), "learning_rate must be finite, got inf"),
     (dict(dtype="float64"), r"dtype must be one of \('float32', 'bfloat16'\), got"),

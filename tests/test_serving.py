@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,3 +77,37 @@ assert not any(name.startswith(("tca_jax", "flax")) for name in sys.modules)
   for count in (1, 7):
     found = np.load(tmp_path / f"mean{count}.npy")
     np.testing.assert_allclose(found, expected[:, :count], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_load_read_returns_what_save_read_saved(dtype, problem, tmp_path):
+  predict, memory, queries = problem
+  memory = jax.tree.map(
+    lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, memory
+  )
+  file = tmp_path / "read.npz"
+  serving.save_read(file, serving.export_read(predict, memory, queries), memory)
+  program, arrays = serving.load_read(file)
+  for found, saved in zip(arrays, jax.tree.leaves(memory), strict=True):
+    assert found.dtype == saved.dtype and found.shape == saved.shape
+    assert np.array_equal(found, saved)
+  expected = jax.jit(predict)(memory, queries)["mean"]
+  found = program.call(arrays, queries)["mean"]
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  assert [path.name for path in tmp_path.iterdir()] == ["read.npz"]
+
+
+@pytest.mark.parametrize(
+  "damage", [lambda x: x[:50], lambda x: b"", lambda x: x[:-200]]
+)
+def test_load_read_damaged_file_raises(damage, problem, tmp_path):
+  predict, memory, queries = problem
+  file = tmp_path / "read.npz"
+  serving.save_read(file, serving.export_read(predict, memory, queries), memory)
+  file.write_bytes(damage(file.read_bytes()))
+  with pytest.raises(
+    ValueError, match=r"read.npz is damaged or not a file of save_read"
+  ):
+    serving.load_read(file)
+  with pytest.raises(FileNotFoundError):
+    serving.load_read(tmp_path / "none.npz")

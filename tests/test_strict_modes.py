@@ -15,6 +15,7 @@ LIBRARY_TESTS = (
   "embedders",
   "heads",
   "layers",
+  "library_battery",
   "masking",
   "memory",
   "node_kriging",

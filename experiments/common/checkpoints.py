@@ -2,10 +2,16 @@
 
 The name of a checkpoint is the number of completed steps. A checkpoint has the parts
 "params" and "optimizer"; evaluation restores only the parameters. An exported run has
-the parameters only, in a saved model of `tca_jax.save`. Arrays are restored with the sharding of the arrays that
-they replace, so the number and kind of devices may change between runs.
+the parameters only, in a saved model of `tca_jax.save`. Arrays are restored with the
+sharding of the arrays that they replace, so the number and kind of devices may change
+between runs.
+
+A checkpoint also has a file with the checksums of its other files. Damage is found
+before Orbax reads anything.
 """
 
+import json
+import logging as python_logging
 import typing
 
 from absl import logging
@@ -13,11 +19,14 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
+from experiments.common.errors import first_line
 import tca_jax
 from tca_jax import checkpoint
 
 _DIRECTORY = "checkpoints"
+_CHECKSUMS = "checksums.json"
 _KEEP = 3
 
 
@@ -35,6 +44,8 @@ class Checkpoints:
     # The defaults would skip saves and keep every checkpoint.
     always: typing.Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     newest: typing.Any = ocp.training.preservation_policies.LatestN(_KEEP)
+    # For good, because Orbax also logs in threads that end later.
+    logging.get_absl_logger().addFilter(_is_shown)
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=always,
@@ -45,8 +56,12 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_) -> None:
-    self._checkpointer.close()
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    try:
+      self._checkpointer.close()
+    except Exception:
+      if kind is None:  # otherwise Orbax raises the error of a save again
+        raise
 
   @property
   def steps(self) -> list[int]:
@@ -54,13 +69,29 @@ class Checkpoints:
     return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
   def save(self, step: int, **parts: typing.Any) -> None:
-    """Saves named pytrees; returns when they are on disk."""
-    # Forced: after a fallback to an older checkpoint, newer steps are on disk already.
-    saved = self._checkpointer.save_checkpointables(
-      step, parts, force=True, overwrite=True
-    )
-    if not saved:
-      raise CheckpointError(f"step {step} could not be saved in {self._directory}")
+    """Saves named pytrees; returns when they are on disk.
+
+    Raises:
+      CheckpointError: if they cannot be saved, as on a full disk. Older checkpoints
+        stay.
+    """
+    kept = [x for x in self.steps if x != step]
+    folder = self._directory / str(step)
+    try:
+      # Forced: after a fallback to an older checkpoint, newer steps are on disk already.
+      saved = self._checkpointer.save_checkpointables(
+        step, parts, force=True, overwrite=True
+      )
+      if not saved:
+        raise ValueError("Orbax skipped it")
+      digests = checkpoint.file_digests(folder)
+      workdir_lib.write_json(folder / _CHECKSUMS, digests)
+    except Exception as error:
+      raise CheckpointError(
+        f"step {step} could not be saved in {self._directory}: {first_line(error)}; the"
+        f" newest checkpoint there is {kept[-1] if kept else 'none'}, the same command"
+        " continues from it"
+      ) from error
 
   def restore(self, **like: typing.Any) -> tuple[int, dict[str, typing.Any]] | None:
     """Restores the newest complete checkpoint.
@@ -81,12 +112,10 @@ class Checkpoints:
     failures = []
     for step in reversed(self.steps):
       try:
+        _check_files(self._directory / str(step))
         return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:
-          cause = cause.__cause__
-        reason = (str(cause) or repr(cause)).splitlines()[0][:300]
+        reason = first_line(error)
         logging.warning(
           "checkpoint %d in %s cannot be restored, trying the one before: %s",
           step,
@@ -99,6 +128,21 @@ class Checkpoints:
         f"no checkpoint in {self._directory} can be restored: {'; '.join(failures)}"
       )
     return None
+
+
+def _is_shown(record: python_logging.LogRecord) -> bool:
+  """Hides what Orbax logs of an error, because the error is also raised."""
+  severe = record.levelno >= python_logging.WARNING
+  return not (severe and "orbax" in epath.Path(record.pathname).parts)
+
+
+def _check_files(folder: epath.Path) -> None:
+  """Raises ValueError if a checkpoint's files are not as they were saved."""
+  try:
+    digests = json.loads((folder / _CHECKSUMS).read_text())
+  except (FileNotFoundError, ValueError):
+    return  # an older checkpoint, or only this file is damaged: Orbax checks the others
+  checkpoint.check_files(folder, digests)
 
 
 def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typing.Any]:

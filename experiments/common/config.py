@@ -19,6 +19,10 @@ GROUPS: tuple[Group, ...] = typing.get_args(Group)
 Model = typing.Literal["tca", "ca", "perceiver", "relative_tca", "relative_ca"]
 Recipe = typing.Literal["default", "paper"]
 
+_TREES: tuple[Model, ...] = ("tca", "relative_tca")
+_RELATIVE: tuple[Model, ...] = ("relative_tca", "relative_ca")
+_SEED_LIMIT = 2**32  # JAX ignores the other bits of a seed
+
 # Options that were renamed, by their old name: stored configs and flags may still use it.
 RENAMED = {"tree_order": "order"}
 
@@ -34,6 +38,7 @@ def option(
   choices: tuple[str, ...] | None = None,
   at_least: float | None = None,
   below: float = math.inf,
+  models: tuple[Model, ...] = (),
 ) -> typing.Any:
   """Declares an option, as a field of a config.
 
@@ -45,9 +50,15 @@ def option(
       `typing.Literal`, else any.
     at_least: smallest allowed number.
     below: exclusive upper limit of a number.
+    models: the models on which the option has an effect; empty: all.
   """
   metadata = dict(
-    group=group, text=text, choices=choices, at_least=at_least, below=below
+    group=group,
+    text=text,
+    choices=choices,
+    at_least=at_least,
+    below=below,
+    models=models,
   )
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -97,7 +108,11 @@ class Config:
     "model", "float32", "Data type of activations; parameters stay float32."
   )
   branch_factor: int = option(
-    "model", 2, "Number of children of an inner node of the tree.", at_least=2
+    "model",
+    2,
+    "Number of children of an inner node of the tree.",
+    at_least=2,
+    models=(*_TREES, "perceiver"),
   )
   order: tree.Order = option(
     "model",
@@ -105,14 +120,19 @@ class Config:
     "Order of the tokens in the tree's leaves: a k-d tree (kd), the order of the data"
     " (given), sorted by the first coordinate (axis), sorted by a random projection"
     " (random_projection), or random.",
+    models=_TREES,
   )
   share_policy: bool = option(
     "model",
     False,
     "Shared query and key projections for policy and attention, as in the paper.",
+    models=("tca",),
   )
   tree_gradient: bool = option(
-    "model", True, "Gradient flow through the inner nodes of the tree."
+    "model",
+    True,
+    "Gradient flow through the inner nodes of the tree.",
+    models=("tca",),
   )
   beam_width: int = option(
     "model",
@@ -120,6 +140,7 @@ class Config:
     "Number of paths that a query of relative_tca follows, in training and, without"
     " --num_paths, in evaluation.",
     at_least=1,
+    models=("relative_tca",),
   )
   read_layers: int = option(
     "model",
@@ -127,6 +148,7 @@ class Config:
     "Number of cross-attention layers of a relative model, from a query to the nodes"
     " that it reads.",
     at_least=1,
+    models=_RELATIVE,
   )
   self_layers: int = option(
     "model",
@@ -134,6 +156,7 @@ class Config:
     "Number of transformer layers of a relative model among the nodes that a query"
     " reads; they come first.",
     at_least=0,
+    models=_RELATIVE,
   )
   summary_width: int = option(
     "model",
@@ -141,35 +164,41 @@ class Config:
     "Width of the learned summary of a node in a relative model; 0: only the node's"
     " statistics are read.",
     at_least=0,
+    models=_RELATIVE,
   )
   local_units: bool = option(
     "model",
     False,
     "Values of a relative model in units of the spread of the nodes near the query.",
+    models=_RELATIVE,
   )
   sees_scale: bool = option(
     "model",
     True,
     "Knowledge of the absolute distance to the nearest nodes, and of their values and"
     " spread, in a relative model.",
+    models=_RELATIVE,
   )
   values_in_tokens: bool = option(
     "model",
     True,
     "Mean and spread of a node's values as a part of the node's token, in a relative"
     " model.",
+    models=_RELATIVE,
   )
   geometry_in_tokens: bool = option(
     "model",
     True,
     "Location of a node relative to the query as a part of the node's token, in a"
     " relative model.",
+    models=_RELATIVE,
   )
   geometry_in_logits: bool = option(
     "model",
     True,
     "Location of a node relative to the query as a bias of the attention logits, in a"
     " relative model.",
+    models=_RELATIVE,
   )
   kriged_nodes: int = option(
     "model",
@@ -177,12 +206,14 @@ class Config:
     "Largest number of nodes whose values a relative model interpolates by kriging; 0:"
     " no kriging.",
     at_least=0,
+    models=_RELATIVE,
   )
   num_latents: int = option(
     "model",
     0,
     "Number of latents of Perceiver IO; 0: as many as TCA reads nodes.",
     at_least=0,
+    models=("perceiver",),
   )
 
   seed: int = option(
@@ -190,6 +221,7 @@ class Config:
     0,
     "Random seed for parameter initialisation and training data.",
     at_least=0,
+    below=_SEED_LIMIT,
   )
   num_steps: int = option("training", 2000, "Number of training steps.", at_least=1)
   batch_size: int = option(
@@ -210,22 +242,32 @@ class Config:
     "training", 1.0, "Largest global norm of a gradient; 0: no clipping.", at_least=0
   )
   lambda_ca: float = option(
-    "training", 1.0, "Weight of L_CA, the loss when all leaves are read.", at_least=0
+    "training",
+    1.0,
+    "Weight of L_CA, the loss when all leaves are read.",
+    at_least=0,
+    models=("tca",),
   )
   lambda_rl: float = option(
-    "training", 1.0, "Weight of L_RL, the REINFORCE loss of the policy.", at_least=0
+    "training",
+    1.0,
+    "Weight of L_RL, the REINFORCE loss of the policy.",
+    at_least=0,
+    models=("tca",),
   )
   entropy_weight: float = option(
     "training",
     0.01,
     "Weight of the policy's entropy bonus, relative to REINFORCE.",
     at_least=0,
+    models=("tca",),
   )
   routing_weight: float = option(
     "training",
     1.0,
     "Weight of the routing loss, which distils the leaf attention into the policy.",
     at_least=0,
+    models=("tca",),
   )
   teacher_temperature: float = option(
     "training",
@@ -233,20 +275,26 @@ class Config:
     "Temperature of the leaf attention that the routing loss distils; below 1 it is"
     " sharpened.",
     at_least=0.01,
+    models=("tca",),
   )
   baseline: objectives.Baseline = option(
     "training",
     "batch",
     "Baseline subtracted from the REINFORCE reward: a constant, the mean of the batch"
     " for the same query position, or the reward when all leaves are read (leaf).",
+    models=("tca",),
   )
   baseline_value: float = option(
-    "training", 0.0, "Value of the baseline when --baseline=constant."
+    "training",
+    0.0,
+    "Value of the baseline when --baseline=constant.",
+    models=("tca",),
   )
   reward: objectives.Reward = option(
     "training",
     "accuracy",
     "REINFORCE reward of a classification; a regression always uses the likelihood.",
+    models=("tca",),
   )
 
   eval_batches: int = option(
@@ -261,12 +309,14 @@ class Config:
     "Beam width: number of paths that a query follows through the tree; 0: as in"
     " training, 1 for tca and --beam_width for relative_tca.",
     at_least=0,
+    models=_TREES,
   )
   eval_seed: int = option(
     "evaluation",
     1,
     "Random seed for evaluation data, independent of --seed.",
     at_least=0,
+    below=_SEED_LIMIT,
   )
   save_every: int = option(
     "logging", 500, "Number of steps between checkpoints.", at_least=1
@@ -314,7 +364,8 @@ class Config:
         raise ConfigError(
           f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
         )
-      if isinstance(value, float) and not -math.inf < value < allowed["below"]:
+      number = isinstance(value, int | float)
+      if number and not -math.inf < value < allowed["below"]:
         limit = f"below {allowed['below']}" if allowed["below"] < math.inf else "finite"
         raise ConfigError(f"{field.name} must be {limit}, got {value!r}")
 
@@ -338,3 +389,12 @@ def trained_options(config_class: type[Config]) -> tuple[str, ...]:
     for field in dataclasses.fields(config_class)
     if field.metadata["group"] in _TRAINED
   )
+
+
+def options_of_other_models(model: Model) -> set[str]:
+  """Names of the options that have no effect on a model."""
+  return {
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.metadata["models"] and model not in field.metadata["models"]
+  }

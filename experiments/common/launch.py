@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import inspect
+import os
 import sys
 import typing
 
@@ -17,13 +18,17 @@ from absl import app
 from absl import flags as absl_flags
 from absl import logging
 from etils import epath
+import jax
 
 from experiments.common import evaluate as evaluate_lib
 from experiments.common import flags
+from experiments.common import systems
 from experiments.common import task as task_lib
 from experiments.common import train as train_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
+from experiments.common.errors import ConfigError
+from experiments.common.errors import first_line
 from experiments.common.errors import UserError
 
 
@@ -111,12 +116,7 @@ class Program(typing.Generic[task_lib.TaskType]):
       print(text, end="")
       return 0
     logging.set_verbosity(arguments.verbosity)
-    try:
-      self._run(arguments)
-    except UserError as error:
-      logging.log(error.log_level, "%s", error)
-      return error.exit_code
-    return 0
+    return report(lambda: self._run(arguments))
 
   def main(self) -> None:
     """Runs the program with the flags of this process, and exits."""
@@ -143,16 +143,27 @@ class Program(typing.Generic[task_lib.TaskType]):
       self.actions[mode][1](arguments)
       return
     recipe, given = arguments.recipe, arguments.given
-    if mode == "train":
-      task = self._task(self.config_class.from_recipe(recipe, **given))
-      train_lib.train(task, workdir)
-      mode = "eval"
+    trains = mode == "train"
+    if trains:
+      config = self.config_class.from_recipe(recipe, **given)
     else:
       config = workdir_lib.load_for_evaluation(
         self.config_class, workdir, recipe, given
       )
-      task = self._task(config)
-    contents = evaluate_lib.evaluate_workdir(task, workdir, out, mode)
+    if unused := systems.unused_options(config, given):
+      flags_given = ", ".join(f"--{name}" for name in unused)
+      logging.warning("%s: no effect on --model=%s", flags_given, config.model)
+    # Errors in paths are found before the work.
+    if trains:
+      workdir_lib.check_claim(config, workdir)
+      workdir_lib.make_writable(workdir, "--workdir")
+    workdir_lib.make_writable(out or workdir, "--out")
+    task = self._task(config)
+    if trains:
+      train_lib.train(task, workdir)
+    contents = evaluate_lib.evaluate_workdir(
+      task, workdir, out, "eval" if trains else mode
+    )
     if evaluate_lib.EVAL_FILE in contents:
       result = contents[evaluate_lib.EVAL_FILE]
       print(
@@ -160,3 +171,40 @@ class Program(typing.Generic[task_lib.TaskType]):
         f" {result[task.metric]:.4f}, {result['tokens_fraction']:.1%} of the tokens"
         f" read; {(out or workdir) / evaluate_lib.EVAL_FILE}"
       )
+
+
+def report(program: Callable[[], None]) -> int:
+  """Runs a program, and reports an error that the user can fix in one line.
+
+  These are `UserError`, and `OSError` of a file or a disk. With `--verbosity=1`, their
+  tracebacks are logged, too.
+
+  Args:
+    program: the program.
+
+  Returns:
+    The exit code: 0, or that of the error.
+  """
+  try:
+    _check_platforms()
+    program()
+  except (UserError, OSError) as error:
+    expected = isinstance(error, UserError)
+    message = str(error) if expected else first_line(error)
+    level = error.log_level if expected else logging.ERROR
+    logging.log(level, "%s", " ".join(message.split()))
+    logging.debug("The error comes from:", exc_info=True)
+    return error.exit_code if expected else 1
+  return 0
+
+
+def _check_platforms() -> None:
+  """Raises ConfigError if JAX finds none of the platforms in its configuration."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    raise ConfigError(
+      f"JAX_PLATFORMS={platforms} must name platforms of this machine, such as cpu:"
+      f" {first_line(error)}"
+    ) from error

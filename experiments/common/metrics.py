@@ -1,36 +1,48 @@
 """Metrics of a run: one JSON line per logged step, and TensorBoard events."""
 
 import json
-import pathlib
+import secrets
+import time
 import typing
 
+from absl import logging
 from etils import epath
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
 from experiments.common import workdir as workdir_lib
 
 METRICS_FILE = "metrics.jsonl"
+_PROTOS: typing.Any = event_pb2  # its classes are made when it is imported
 
 
 class MetricsWriter:
   """Appends to `metrics.jsonl` and to TensorBoard events; a context manager.
 
-  Records after the step at which a run is resumed are deleted, so that every step
-  occurs in the file once.
+  Both are on disk when `write` returns. Records after the step at which a run is
+  resumed are deleted, so that every step occurs in the file once.
   """
 
   def __init__(self, workdir: epath.PathLike, resume_step: int):
-    path = pathlib.Path(workdir) / METRICS_FILE
+    workdir = epath.Path(workdir)
+    path = workdir / METRICS_FILE
     kept = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
     workdir_lib.replace_text(
       path, "".join(json.dumps(record) + "\n" for record in kept)
     )
     self.seconds = kept[-1]["seconds"] if kept else 0.0
     self._file = path.open("a")
-    self._events = tensorboardX.SummaryWriter(
-      str(pathlib.Path(workdir) / "tensorboard"),
-      purge_step=resume_step + 1,
+    folder = workdir / "tensorboard"
+    folder.mkdir(exist_ok=True)
+    # The library's SummaryWriter would write in a thread, and lose events at a kill.
+    self._events = event_file_writer.EventsWriter(
+      str(folder / "events"), filename_suffix=f".{secrets.token_hex(4)}"
     )
+    # Tells TensorBoard to hide the events after the step.
+    started = _PROTOS.SessionLog(status=_PROTOS.SessionLog.START)
+    for event in (dict(file_version="brain.Event:2"), dict(session_log=started)):
+      self._events.write_event(_PROTOS.Event(step=resume_step + 1, **event))
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -44,16 +56,37 @@ class MetricsWriter:
     self._file.write(json.dumps({"step": step} | metrics) + "\n")
     self._file.flush()
     for name, value in metrics.items():
-      self._events.add_scalar(name, value, step)
+      scalar = summary.scalar(name, value)
+      self._events.write_event(
+        _PROTOS.Event(wall_time=time.time(), step=step, summary=scalar)
+      )
+    self._events.flush()
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, typing.Any]]:
-  """Reads the records of a workdir, up to a line that a kill left incomplete."""
-  path = pathlib.Path(workdir) / METRICS_FILE
-  records = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  """Reads the records of a workdir, without lines that are damaged.
+
+  A last line that a kill left incomplete is left out silently, others with a warning.
+  """
+  path = epath.Path(workdir) / METRICS_FILE
+  if not path.exists():
+    return []
+  lines = path.read_bytes().decode(errors="replace").split("\n")
+  records, damaged = [], []
+  for number, line in enumerate(lines, start=1):
     try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+      record = json.loads(line)
+    except ValueError:
+      record = None
+    match record:
+      case {"step": int(), "seconds": int() | float()}:
+        records.append(record)
+      case _ if number < len(lines):
+        damaged.append(number)
+  if damaged:
+    logging.warning(
+      "%s: left out %s, which cannot be read",
+      path,
+      f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged)} lines",
+    )
   return records

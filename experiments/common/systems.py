@@ -5,6 +5,7 @@ query reads the context. Code that depends on the model asks its entry in `SYSTE
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -13,6 +14,7 @@ import typing
 from flax import linen as nn
 import jax.numpy as jnp
 
+from experiments.common import config as config_lib
 from experiments.common.config import Config
 from experiments.common.config import Model
 from experiments.common.errors import ConfigError
@@ -206,10 +208,23 @@ TITLES: dict[str, str] = {
 }
 
 
+def unused_options(config: Config, names: Iterable[str]) -> list[str]:
+  """The options among `names` that have no effect on the model of a config."""
+  unused = config_lib.options_of_other_models(config.model)
+  if _is_placeless(config):
+    unused |= {"position_skip", "num_frequencies"}
+  return [name for name in names if name in unused]
+
+
+def _is_placeless(config: Config) -> bool:
+  """Whether tokens are embedded without their locations, which the read-out sees."""
+  # An encoder needs to know where tokens are.
+  return SYSTEMS[config.model].is_relative and not config.num_layers
+
+
 def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:
   """Makes the embedder of points that a config asks for."""
-  # An encoder needs to know where tokens are.
-  if SYSTEMS[config.model].is_relative and not config.num_layers:
+  if _is_placeless(config):
     return tca_jax.PlacelessEmbedder(
       sees_values=not config.local_units, dtype=jnp.dtype(config.dtype)
     )

@@ -35,29 +35,41 @@ from experiments.common.errors import PreemptedError
 State = dict[str, typing.Any]  # "params" and "optimizer"
 
 
-def train(task: task_lib.Task, workdir: epath.Path) -> None:
+def train(task: task_lib.Task, workdir: epath.PathLike) -> None:
   """Trains from the newest checkpoint, or from the start, to `num_steps`.
 
   Args:
     task: the task.
-    workdir: folder of the run, claimed for the task's config.
+    workdir: folder of the run, claimed for the task's config and for this process.
 
   Raises:
-    ConfigError: if the workdir belongs to another config, or if the batch cannot be
-      divided evenly among the devices.
-    CheckpointError: if there are checkpoints and none can be restored.
+    ConfigError: if the workdir belongs to another config or is in use, if it cannot be
+      written, or if the batch cannot be divided evenly among the devices.
+    CheckpointError: if no checkpoint can be saved, or if there are checkpoints and none
+      can be restored.
     NonFiniteLossError: if the loss, the gradient or a parameter is not finite; the
       last checkpoint, which is finite, stays.
     PreemptedError: after SIGTERM, once a checkpoint is saved.
   """
+  workdir = epath.Path(workdir)
+  shardings(task.config.batch_size)  # an error is found before the workdir is written
+  with (
+    workdir_lib.claimed(task.config, workdir),
+    checkpoints_lib.Checkpoints(workdir) as checkpoints,
+  ):
+    _train(task, workdir, checkpoints)
+
+
+def _train(
+  task: task_lib.Task, workdir: epath.Path, checkpoints: checkpoints_lib.Checkpoints
+) -> None:
+  """Trains in a claimed workdir."""
   config = task.config
   replicated, sharded = shardings(config.batch_size)
-  workdir_lib.claim(config, workdir)
 
   # --- State: restored if a checkpoint exists.
   optimizer = build_optimizer(config)
   state = jax.device_put(init_state(task, optimizer), replicated)
-  checkpoints = checkpoints_lib.Checkpoints(workdir)
   restored = checkpoints.restore(**state)
   first_step = 0
   if restored is not None:
@@ -74,7 +86,7 @@ def train(task: task_lib.Task, workdir: epath.Path) -> None:
   if threading.current_thread() is threading.main_thread():
     previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
   unchecked: list[tuple[int, dict[str, jax.Array]]] = []
-  with checkpoints, metrics_lib.MetricsWriter(workdir, first_step) as writer:
+  with metrics_lib.MetricsWriter(workdir, first_step) as writer:
     started = time.monotonic() - writer.seconds
     progress = tqdm.tqdm(
       total=config.num_steps,

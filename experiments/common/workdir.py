@@ -1,9 +1,15 @@
 """The folder of a run: its config, and files that a kill cannot leave half-written."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
+import fcntl
 import json
-import pathlib
+import os
+import secrets
+import socket
+import time
 import typing
 
 from etils import epath
@@ -12,8 +18,10 @@ from experiments.common import config as config_lib
 from experiments.common.config import Config
 from experiments.common.config import ConfigType
 from experiments.common.errors import ConfigError
+from tca_jax import checkpoint
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = "lock"
 _PART = ".part"
 
 
@@ -21,19 +29,50 @@ def load(config_class: type[ConfigType], workdir: epath.PathLike) -> ConfigType:
   """Reads the config of a workdir; options newer than it take their defaults.
 
   Raises:
-    ConfigError: if there is none, or if it belongs to another experiment.
+    ConfigError: if there is none, if it is damaged, or if it belongs to another
+      experiment.
   """
+  stored = read_config(workdir)
   path = epath.Path(workdir) / CONFIG_FILE
-  if not path.exists():
-    raise ConfigError(f"{workdir} has no {CONFIG_FILE}: nothing was trained there")
-  stored = with_new_names(json.loads(path.read_text()))
   names = {field.name for field in dataclasses.fields(config_class)}
   if set(stored) - names:
     raise ConfigError(
       f"{path} belongs to another experiment or version: it has the unknown options"
       f" {sorted(set(stored) - names)}"
     )
-  return config_class(**stored)
+  try:
+    return config_class(**stored)
+  except ConfigError as error:
+    raise ConfigError(f"{path} is damaged or of another version: {error}") from error
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, typing.Any]:
+  """Reads the options of a workdir, by their present names.
+
+  Raises:
+    ConfigError: if there is no config, or if it is damaged.
+  """
+  path = epath.Path(workdir) / CONFIG_FILE
+  if not path.exists():
+    raise ConfigError(f"{workdir} has no {CONFIG_FILE}: nothing was trained there")
+  return with_new_names(read_json(path))
+
+
+def read_json(path: epath.Path) -> dict[str, typing.Any]:
+  """Reads a JSON object from a file.
+
+  Raises:
+    ConfigError: if the file cannot be read or contains something else.
+  """
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise ConfigError(f"{path} cannot be read: {error}") from error
+  if not isinstance(content, dict):
+    raise ConfigError(
+      f"{path} must contain a JSON object, got {type(content).__name__}"
+    )
+  return content
 
 
 def with_new_names(options: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
@@ -76,15 +115,49 @@ def load_for_evaluation(
   return dataclasses.replace(config, **asked)
 
 
+@contextlib.contextmanager
+def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
+  """Claims a workdir, and keeps other processes from it until this one leaves or dies.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run.
+
+  Raises:
+    ConfigError: as `claim`; and if another process trains in the workdir.
+  """
+  check_claim(config, workdir)  # a workdir that is refused is not changed
+  make_writable(workdir, "--workdir")
+  with _locked(workdir):
+    claim(config, workdir)
+    yield
+
+
 def claim(config: Config, workdir: epath.Path) -> None:
   """Writes the config into a new workdir, or checks it against an existing one's.
 
   Raises:
-    ConfigError: if the workdir was trained with other options, or if it has files but
-      no config.
+    ConfigError: if the workdir was trained with other options, if it has files but no
+      config, or if it cannot be written.
   """
-  path = workdir / CONFIG_FILE
-  if path.exists():
+  check_claim(config, workdir)
+  if not (workdir / CONFIG_FILE).exists():
+    make_writable(workdir, "--workdir")
+    write_json(workdir / CONFIG_FILE, dataclasses.asdict(config))
+
+
+def check_claim(config: Config, workdir: epath.Path) -> None:
+  """Checks that a workdir is new or has a run of the same training options.
+
+  Raises:
+    ConfigError: if it is not, or if its path has characters that Orbax takes for a
+      pattern.
+  """
+  try:
+    checkpoint.check_path(workdir.resolve())
+  except ValueError as error:
+    raise ConfigError(f"--workdir={workdir}: {error}") from error
+  if (workdir / CONFIG_FILE).exists():
     stored = load(type(config), workdir)
     different = [
       f"{name}: {getattr(stored, name)!r} there, {getattr(config, name)!r} here"
@@ -97,13 +170,55 @@ def claim(config: Config, workdir: epath.Path) -> None:
         " choose another --workdir, or give the same flags to resume"
       )
     return
-  part = CONFIG_FILE + _PART  # the only file of a start that was killed
-  if workdir.exists() and any(x.name != part for x in workdir.iterdir()):
+  ours = (CONFIG_FILE + _PART, LOCK_FILE)  # all that a killed start can leave
+  if workdir.is_dir() and any(x.name not in ours for x in workdir.iterdir()):
     raise ConfigError(
       f"{workdir} has files but no {CONFIG_FILE}; choose an empty --workdir"
     )
-  workdir.mkdir(parents=True, exist_ok=True)
-  write_json(path, dataclasses.asdict(config))
+
+
+def make_writable(folder: epath.Path, flag: str) -> None:
+  """Creates a folder if it does not exist, and checks that files can be created there.
+
+  Args:
+    folder: the folder.
+    flag: the command-line flag that names the folder, for the message.
+
+  Raises:
+    ConfigError: if the folder cannot be created or written.
+  """
+  probe = folder / f"probe-{secrets.token_hex(4)}{_PART}"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    probe.unlink()
+  except OSError as error:
+    raise ConfigError(f"{flag}={folder} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(workdir: epath.Path) -> Iterator[None]:
+  """Holds the lock of a workdir. The system releases it when the process ends."""
+  if "://" in str(workdir):  # object stores have no locks
+    yield
+    return
+  with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read().strip() or "another process"
+      raise ConfigError(
+        f"{workdir} is in use by {holder}; choose another --workdir, or wait until"
+        " that process ends"
+      ) from None
+    except OSError:
+      pass  # a file system without locks
+    file.truncate(0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
+    file.flush()
+    yield
 
 
 def write_json(path: epath.PathLike, content: typing.Any) -> None:
@@ -113,7 +228,11 @@ def write_json(path: epath.PathLike, content: typing.Any) -> None:
 
 def replace_text(path: epath.PathLike, text: str) -> None:
   """Writes a file so that a kill leaves the old text or the new text, never a part."""
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   part = path.with_name(path.name + _PART)
-  part.write_text(text, encoding="utf-8")
-  part.replace(path)
+  try:
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise

@@ -28,9 +28,11 @@ def random_rigid_motion(rng: jax.Array, batch: Batch, swaps: bool = True) -> Bat
   """
   shift_rng, reflection_rng, swap_rng = jax.random.split(rng, 3)
   shape = batch.coords.shape[0], 1, batch.coords.shape[-1]
-  shift = jax.random.uniform(shift_rng, shape, minval=-1, maxval=1)
-  sign = jax.random.rademacher(reflection_rng, shape, batch.coords.dtype)
-  swap = jax.random.bernoulli(swap_rng, shape=(shape[0], 1, 1))
+  shift = jax.random.uniform(shift_rng, shape, jnp.float32, minval=-1, maxval=1)
+  half = jnp.float32(0.5)  # a number without a data type would draw in the default one
+  reflected = jax.random.bernoulli(reflection_rng, half, shape)
+  sign = 2 * reflected.astype(batch.coords.dtype) - 1
+  swap = jax.random.bernoulli(swap_rng, half, (shape[0], 1, 1))
 
   def move(coords: jax.Array) -> jax.Array:
     turned = jnp.where(swap, coords[..., ::-1], coords) if swaps else coords

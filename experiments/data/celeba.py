@@ -81,7 +81,13 @@ def read_partitions(
     raise DataError(f"{archive} cannot be read ({error}); download it again") from error
   names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
   listed = set()
-  for i, line in enumerate(partitions.read_text().splitlines(), start=1):
+  try:
+    lines = partitions.read_text().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(
+      f"{partitions} cannot be read ({error}); download it again"
+    ) from error
+  for i, line in enumerate(lines, start=1):
     fields = line.split()
     if len(fields) != 2 or fields[1] not in _SPLITS or fields[0] in listed:
       raise DataError(
@@ -95,6 +101,8 @@ def read_partitions(
       )
     listed.add(name)
     names[_SPLITS[partition]].append(name)
+  if not listed:
+    raise DataError(f"{partitions} lists no images; download it again")
   return names
 
 
@@ -107,7 +115,7 @@ def _read_image(files: zipfile.ZipFile, name: str) -> np.ndarray:
   try:
     with Image.open(io.BytesIO(files.read(_member(name)))) as image:
       pixels = np.asarray(image.convert("RGB"))
-  except (OSError, zlib.error, zipfile.BadZipFile) as error:
+  except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
     raise DataError(
       f"{files.filename}: {name} cannot be read ({error}); download {ARCHIVE} again"
     ) from error

@@ -41,18 +41,20 @@ def sample(
   # Folded out before `rng` is used. A split of `rng` would draw other symbols, and
   # published evaluations depend on these.
   length_rng = jax.random.fold_in(rng, 1)
-  symbols = jax.random.randint(rng, (batch_size, half - 1), 2, NUM_CLASSES)
+  symbols = jax.random.randint(rng, (batch_size, half - 1), 2, NUM_CLASSES, jnp.int32)
   context = jnp.pad(symbols, ((0, 0), (1, 0)), constant_values=START)
   targets = jnp.pad(symbols[:, ::-1], ((0, 0), (0, 1)), constant_values=END)
   positions = jnp.arange(sequence_length, dtype=jnp.float32)
   positions = jnp.broadcast_to(positions[:, None], (batch_size, sequence_length, 1))
   num_valid = jnp.float32(half)
   if mixed_lengths:
-    num_valid *= min(MIN_TOKENS / half, 1) ** jax.random.uniform(length_rng)
+    num_valid *= min(MIN_TOKENS / half, 1) ** jax.random.uniform(
+      length_rng, dtype=jnp.float32
+    )
   valid = jnp.broadcast_to(jnp.arange(half) < num_valid, (batch_size, half))
   return Batch(
     coords=positions[:, :half],
-    values=jax.nn.one_hot(context, NUM_CLASSES),
+    values=jax.nn.one_hot(context, NUM_CLASSES, dtype=jnp.float32),
     mask=valid[:, ::-1],
     query_coords=positions[:, half:],
     targets=targets,

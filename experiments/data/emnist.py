@@ -1,6 +1,7 @@
 """EMNIST-balanced from its official archive: a TFDS builder."""
 
 import gzip
+import math
 import zipfile
 import zlib
 
@@ -69,6 +70,8 @@ def read_split(archive: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]
   images = _read_idx(archive, member.format("images-idx3"), 3)
   labels = _read_idx(archive, member.format("labels-idx1"), 1)
   shape = (len(labels), 28, 28)
+  if not len(labels):
+    raise DataError(f"{archive}: the {split} split is empty; download {ARCHIVE} again")
   if images.shape != shape or labels.max(initial=0) >= NUM_CLASSES:
     raise DataError(
       f"{archive}: the {split} split must contain images of shape {shape} and labels"
@@ -83,7 +86,9 @@ def _read_idx(archive: epath.Path, member: str, rank: int) -> np.ndarray:
   try:
     with zipfile.ZipFile(archive) as files:
       content = gzip.decompress(files.read(member))
-  except (KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+  except (  # a RuntimeError: the archive is encrypted
+    KeyError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile
+  ) as error:  # fmt: skip
     raise DataError(
       f"{archive}: {member} cannot be read ({error}); download {ARCHIVE} again"
     ) from error
@@ -94,9 +99,10 @@ def _read_idx(archive: epath.Path, member: str, rank: int) -> np.ndarray:
       f" {content[:start].hex()}"
     )
   shape = tuple(np.frombuffer(content, ">u4", rank, offset=4).tolist())
-  if len(content) - start != np.prod(shape):
+  size = math.prod(shape)  # NumPy's product would overflow
+  if len(content) - start != size:
     raise DataError(
-      f"{archive}: {member} must contain the {np.prod(shape)} bytes of the shape {shape},"
+      f"{archive}: {member} must contain the {size} bytes of the shape {shape},"
       f" got {len(content) - start}"
     )
   return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -92,29 +92,34 @@ def sample(
   context_rng, target_rng, x_rng, process_rng, y_rng = jax.random.split(rng, 5)
   draws = (1 if sizes == "batch" else batch_size,)
   num_context = jax.random.randint(
-    context_rng, draws, smallest_context(shape), shape[0] + 1
+    context_rng, draws, smallest_context(shape), shape[0] + 1, jnp.int32
   )
   num_targets = MAX_POINTS - 1 - num_context
   if sizes == "batch":
-    num_targets = jax.random.randint(target_rng, draws, MIN_POINTS, num_targets + 1)
+    num_targets = jax.random.randint(
+      target_rng, draws, MIN_POINTS, num_targets + 1, jnp.int32
+    )
   x, masks = [], []
   for points_rng, slots, count in zip(
     jax.random.split(x_rng), shape, (num_context, num_targets), strict=True
   ):
     mask = jnp.broadcast_to(jnp.arange(slots) < count[:, None], (batch_size, slots))
-    drawn = jax.random.uniform(points_rng, (batch_size, slots), minval=-2, maxval=2)
+    drawn = jax.random.uniform(
+      points_rng, (batch_size, slots), jnp.float32, minval=-2, maxval=2
+    )
     order = jnp.argsort(jnp.where(mask, drawn, jnp.inf))
     x.append(jnp.take_along_axis(drawn, order, axis=1))
     masks.append(mask)
-  low, high = jnp.array([[0.1], [0.1]]), jnp.array([[0.6], [1.0]])
+  low = jnp.array([[0.1], [0.1]], jnp.float32)
+  high = jnp.array([[0.6], [1.0]], jnp.float32)
   length_scale, scale = jax.random.uniform(
-    process_rng, (2, batch_size), minval=low, maxval=high
+    process_rng, (2, batch_size), jnp.float32, minval=low, maxval=high
   )
   process = Process(length_scale=length_scale, scale=scale)
   points = jnp.concatenate(x, axis=1)
   covariance = covariances(points, points, process, kernel, jnp)
-  covariance += NOISE**2 * jnp.eye(points.shape[1])
-  standard_normal = jax.random.normal(y_rng, points.shape)
+  covariance += NOISE**2 * jnp.eye(points.shape[1], dtype=jnp.float32)
+  standard_normal = jax.random.normal(y_rng, points.shape, jnp.float32)
   y = jnp.einsum("bij,bj->bi", jnp.linalg.cholesky(covariance), standard_normal)
   y = jnp.split(y, [shape[0]], axis=1)
   return Batch(

@@ -25,7 +25,7 @@ def scale(row_and_column: jax.typing.ArrayLike, height: int, width: int) -> jax.
   [[-1.0, 1.0], [1.0, -1.0]]
   """
   last = jnp.array([height - 1, width - 1], jnp.float32)
-  return 2 * jnp.asarray(row_and_column) / last - 1
+  return 2 * jnp.asarray(row_and_column).astype(jnp.float32) / last - 1
 
 
 def sample(rng: jax.Array, images: jax.Array) -> Batch:
@@ -47,12 +47,12 @@ def sample(rng: jax.Array, images: jax.Array) -> Batch:
   size_rng, pixel_rng = jax.random.split(rng)
   context_rng, target_rng = jax.random.split(size_rng)
   num_context = jax.random.randint(
-    context_rng, (batch, 1), MIN_PIXELS, MAX_PIXELS - MIN_PIXELS
+    context_rng, (batch, 1), MIN_PIXELS, MAX_PIXELS - MIN_PIXELS, jnp.int32
   )
   num_targets = jax.random.randint(
-    target_rng, (batch, 1), MIN_PIXELS, MAX_PIXELS - num_context
+    target_rng, (batch, 1), MIN_PIXELS, MAX_PIXELS - num_context, jnp.int32
   )
-  noise = jax.random.uniform(pixel_rng, (batch, height * width))
+  noise = jax.random.uniform(pixel_rng, (batch, height * width), jnp.float32)
   _, chosen = jax.lax.top_k(noise, MAX_PIXELS)
   slots = jnp.arange(MAX_CONTEXT)
   # The targets follow the context in the order in which pixels are drawn.

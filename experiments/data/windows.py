@@ -117,7 +117,7 @@ def sample(
   centre, half_width = draw_windows(
     window_rng, train.coords, batch_size, min_share, densest
   )
-  whole = jax.random.bernoulli(whole_rng, whole_map, (batch_size,))
+  whole = jax.random.bernoulli(whole_rng, jnp.float32(whole_map), (batch_size,))
   half_width = jnp.where(whole, jnp.inf, half_width)
   if held_out is None:
     chosen = draw_points(
@@ -128,9 +128,11 @@ def sample(
   else:
     target = draw_points(target_rng, held_out, centre, half_width, num_targets)
     context = draw_points(context_rng, train, centre, half_width, num_context)
-  count = jax.random.randint(size_rng, (batch_size, 1), MIN_CONTEXT, num_context + 1)
+  count = jax.random.randint(
+    size_rng, (batch_size, 1), MIN_CONTEXT, num_context + 1, jnp.int32
+  )
   full_rng = jax.random.fold_in(size_rng, 0)
-  full = jax.random.bernoulli(full_rng, full_context, (batch_size, 1))
+  full = jax.random.bernoulli(full_rng, jnp.float32(full_context), (batch_size, 1))
   count = jnp.where(full, num_context, count)
   return Batch(
     coords=train.coords[context],
@@ -167,8 +169,10 @@ def draw_windows(
     The centres, `[B, C]`, and half the sides, `[B]`.
   """
   centre_rng, share_rng = jax.random.split(rng)
-  centre = coords[jax.random.randint(centre_rng, (batch_size,), 0, len(coords))]
-  power = jax.random.uniform(share_rng, (batch_size,)) / (1 - smallest)
+  centre = coords[
+    jax.random.randint(centre_rng, (batch_size,), 0, len(coords), jnp.int32)
+  ]
+  power = jax.random.uniform(share_rng, (batch_size,), jnp.float32) / (1 - smallest)
   share = min_share ** jnp.minimum(power, 1)
   num_reference = max(_NUM_REFERENCE_POINTS, int(_REFERENCE_FRACTION * len(coords)))
   reference = coords[:num_reference]
@@ -212,7 +216,7 @@ def draw_points(
     )
     coords = coords.at[candidates].get(mode="fill", fill_value=jnp.inf)
   distance = _distance(coords, coords, centre)
-  noise = jax.random.uniform(rng, distance.shape)
+  noise = jax.random.uniform(rng, distance.shape, jnp.float32)
   rank = jnp.where(distance <= half_width[:, None], noise, 1 + distance)
   chosen = jax.lax.top_k(-rank, count)[1]
   if candidates is not None:
@@ -241,7 +245,7 @@ def _candidates(
   num_inside = jnp.sum(distance <= half_width[:, None], axis=1, keepdims=True)
   nearest = jax.lax.top_k(-distance, num_blocks)[1]
   near = blocks.index[nearest].reshape(len(centre), -1)
-  start = jax.random.randint(rng, (len(centre), 1), 0, num_points)
+  start = jax.random.randint(rng, (len(centre), 1), 0, num_points, jnp.int32)
   step = jnp.arange(near.shape[1])
   run = jnp.where(step < num_points, (start + step) % num_points, num_points)
   return jnp.where(num_inside <= num_blocks, near, run)

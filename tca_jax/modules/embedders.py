@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from tca_jax.checks import check_sizes
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import MLP
 
@@ -41,6 +42,8 @@ class PointEmbedder(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
+    check_sizes(width=self.width, depth=self.depth)
+    check_sizes(at_least=0, num_frequencies=self.num_frequencies)
     features = [self.width] * self.depth
     self.token = MLP(features, nn.elu, self.dtype)
     self.query = MLP(features, nn.elu, self.dtype)
@@ -77,6 +80,7 @@ class PlacelessEmbedder(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
+    check_sizes(width=self.width)
     init = nn.initializers.normal(1.0)
     self.token = self.param("token", init, (self.width,), jnp.float32)
     self.query = self.param("query", init, (self.width,), jnp.float32)
@@ -124,6 +128,7 @@ class SequenceEmbedder(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
+    check_sizes(width=self.width, num_features=self.num_features, depth=self.depth)
     if self.width % 2:
       raise ValueError(f"width must be even, got {self.width}")
     self.symbol = MLP([self.width] * self.depth, nn.elu, self.dtype)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import objectives
+from tca_jax.checks import as_array
+from tca_jax.checks import check_sizes
 from tca_jax.modules.interface import Units
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import MLP
@@ -81,9 +83,12 @@ class Gaussian:
     >>> normal.interval_coverage(jnp.array([0.6, 0.7]), 0.5).item()
     0.5
     """
+    std, targets = as_array("std", self.std), as_array("targets", targets)
     quantile = jax.scipy.stats.norm.ppf((1 + level) / 2)
-    half_width = self.std * quantile.astype(self.std.dtype)
-    return jnp.mean(jnp.abs(targets - self.mean) <= half_width, axis=-1)
+    half_width = std * quantile.astype(std.dtype)
+    return jnp.mean(
+      jnp.abs(targets - as_array("mean", self.mean)) <= half_width, axis=-1
+    )
 
   def quantile(self, level: float) -> jax.Array:
     """Computes the value below which a target is with a probability, for each channel.
@@ -149,6 +154,7 @@ class GaussianMixture:
     >>> round(same.log_prob(jnp.zeros(1)).item(), 4)
     -0.9189
     """
+    targets = as_array("targets", targets)
     density = jax.scipy.stats.norm.logpdf(targets[..., None], self.means, self.stds)
     by_channel = jax.nn.logsumexp(self.log_weights + density, axis=-1)
     return jnp.sum(by_channel, axis=-1)
@@ -165,6 +171,7 @@ class GaussianMixture:
     Returns:
       `[...]` float32 in [0, 1].
     """
+    targets = as_array("targets", targets)
     return jnp.mean(jnp.abs(2 * self._below(targets) - 1) <= level, axis=-1)
 
   def quantile(self, level: float) -> jax.Array:
@@ -256,6 +263,7 @@ class ClassificationHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_sizes(num_classes=self.num_classes, hidden=self.hidden)
     mlp = MLP([self.hidden, self.num_classes], nn.relu, self.dtype)
     return mlp(x).astype(jnp.float32)
 
@@ -278,6 +286,8 @@ class GaussianHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Gaussian:
+    check_sizes(num_outputs=self.num_outputs, hidden=self.hidden)
+    _check_min_std(self.min_std)
     mlp = MLP([self.hidden, 2 * self.num_outputs], nn.relu, self.dtype)
     mean, raw = jnp.split(mlp(x).astype(jnp.float32), 2, axis=-1)
     if self.min_std is None:
@@ -305,6 +315,11 @@ class MixtureHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> GaussianMixture:
+    components = self.num_components
+    check_sizes(
+      num_outputs=self.num_outputs, num_components=components, hidden=self.hidden
+    )
+    _check_min_std(self.min_std)
     shape = (self.num_outputs, 3, self.num_components)
     mlp = MLP([self.hidden, math.prod(shape)], nn.relu, self.dtype)
     raw = mlp(x).astype(jnp.float32).reshape(*x.shape[:-1], *shape)
@@ -317,3 +332,8 @@ class MixtureHead(nn.Module):
       means=means,
       stds=self.min_std + (1 - self.min_std) * nn.softplus(stds),
     )
+
+
+def _check_min_std(min_std: float | None) -> None:
+  if min_std is not None and not 0 <= min_std < 1:
+    raise ValueError(f"min_std must be in [0, 1) or None, got {min_std}")

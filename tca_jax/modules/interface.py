@@ -199,7 +199,7 @@ class ReadOut(nn.Module):
         query_coords are missing; outside a transformation also if a query or a
         location is not finite.
     """
-    _check_queries(queries, query_coords)
+    queries, query_coords = _check_queries(queries, query_coords)
     return self.retrieve(memory, queries, query_coords, train, num_paths)
 
   def read_leaves(
@@ -222,7 +222,7 @@ class ReadOut(nn.Module):
       ValueError: if a shape or dtype is wrong, or if the read-out has no tree; outside
         a transformation also if a query is not finite.
     """
-    _check_queries(queries, query_coords)
+    queries, query_coords = _check_queries(queries, query_coords)
     return self.retrieve_leaves(memory, queries, query_coords)
 
   def store(
@@ -262,6 +262,9 @@ class ReadOut(nn.Module):
     )
 
   def _check_heads(self, **widths: int) -> None:
+    sizes = dict(width=self.width, num_heads=self.num_heads, hidden=self.hidden)
+    checks.check_sizes(**sizes | widths)
+    checks.check_rate(dropout=self.dropout)
     for name, width in widths.items():
       if width % self.num_heads:
         raise ValueError(
@@ -334,15 +337,21 @@ class DotProductReadOut(ReadOut):
     return self.feed_forward(h, train)
 
 
-def _check_queries(queries: jax.Array, query_coords: jax.Array | None) -> None:
+def _check_queries(
+  queries: jax.Array, query_coords: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+  """Converts queries and their locations; raises an error if they are not valid."""
+  queries = checks.as_array("queries", queries)
   checks.check_finite(queries=queries)
   if query_coords is not None:
+    query_coords = checks.as_array("query_coords", query_coords)
     checks.check_finite(query_coords=query_coords)
     if query_coords.ndim != 3 or query_coords.shape[:2] != queries.shape[:2]:
       raise ValueError(
         f"query_coords must be {queries.shape[:2]} + (C,) to match queries"
         f" {queries.shape}, got shape {query_coords.shape}"
       )
+  return queries, query_coords
 
 
 def attend_all(

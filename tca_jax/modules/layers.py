@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import attention
+from tca_jax.checks import as_array
+from tca_jax.checks import check_mask
+from tca_jax.checks import check_rate
+from tca_jax.checks import check_sizes
 from tca_jax.masking import masked_mean
 
 __all__ = [
@@ -39,6 +43,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_sizes(**{f"features[{i}]": width for i, width in enumerate(self.features)})
     for i, width in enumerate(self.features):
       x = self.activation(x) if i else x
       x = nn.Dense(width, dtype=self.dtype)(x)
@@ -60,6 +65,8 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    check_sizes(hidden=self.hidden)
+    check_rate(dropout=self.dropout)
     h = nn.LayerNorm(dtype=self.dtype)(x)
     gate, h = jnp.split(nn.Dense(2 * self.hidden, dtype=self.dtype)(h), 2, -1)
     h = nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(gate) * h)
@@ -83,6 +90,8 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    check_sizes(num_heads=self.num_heads)
+
     def project(name: str) -> nn.Dense:
       return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)
 
@@ -145,6 +154,9 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+    check_sizes(at_least=0, num_layers=self.num_layers)
+    x, mask = as_array("x", x), as_array("mask", mask)
+    check_mask(mask)
     x = jnp.where(mask[..., None], x, 0)
     for _ in range(self.num_layers):
       x = TransformerLayer(self.num_heads, self.hidden, self.dropout, dtype=self.dtype)(

@@ -76,8 +76,7 @@ class PerceiverIO(_FlatReadOut):
 
   def setup(self) -> None:
     super().setup()
-    if self.num_latents < 1:
-      raise ValueError(f"num_latents must be at least 1, got {self.num_latents}")
+    checks.check_sizes(num_latents=self.num_latents)
     shape = (self.num_latents, self.width)
     init = nn.initializers.normal(1.0)
     self.latents = self.param("latents", init, shape, jnp.float32)

@@ -1,8 +1,11 @@
 """ReTreever: embedder, encoder, read-out and head as one model (Sec. 3.3)."""
 
+from collections.abc import Iterator
+import contextlib
 import typing
 
 import chex
+from flax import errors
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,7 +88,15 @@ class ReTreever(nn.Module):
       ValueError: if a shape or dtype is wrong; outside a transformation also if a
         context has no valid token, or if a valid input is not finite.
     """
-    return self.read(self.index(coords, values, mask, train), query_coords, train)
+    coords = checks.as_array("coords", coords)
+    query_coords = checks.as_array("query_coords", query_coords)
+    memory = self.index(coords, values, mask, train)
+    if query_coords.ndim != 3 or query_coords.shape[::2] != coords.shape[::2]:
+      raise ValueError(
+        f"query_coords must be [{len(coords)}, M, {coords.shape[-1]}] to match coords"
+        f" {coords.shape}, got shape {query_coords.shape}"
+      )
+    return self.read(memory, query_coords, train)
 
   def index(
     self,
@@ -113,10 +124,12 @@ class ReTreever(nn.Module):
       ValueError: see `__call__`; also if a given tree does not fit the context, or if
         the read-out has no tree.
     """
+    coords = checks.as_array("coords", coords)
     if coords.ndim != 3:
       raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
     coords, mask, values = checks.clean_context(coords, mask, values=values)
-    tokens = self.embedder.tokens(coords, values)
+    with _names_arguments(coords=coords, values=values):
+      tokens = self.embedder.tokens(coords, values)
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
     tokens = jnp.where(mask[..., None], tokens, 0)  # embeddings of zeros are not 0
@@ -145,8 +158,7 @@ class ReTreever(nn.Module):
       ValueError: if a shape or dtype is wrong, or if num_paths is not allowed; outside
         a transformation also if a coordinate is not finite.
     """
-    checks.check_finite(query_coords=query_coords)
-    queries = self.embedder.queries(query_coords)
+    query_coords, queries = self._embed_queries(query_coords)
     reading = self.read_out.retrieve(memory, queries, query_coords, train, num_paths)
     output = self._predict(reading)
     if isinstance(reading, TrainingReading):
@@ -168,10 +180,18 @@ class ReTreever(nn.Module):
       ValueError: if a shape or dtype is wrong, or if the read-out has no tree; outside
         a transformation also if a coordinate is not finite.
     """
-    checks.check_finite(query_coords=query_coords)
-    queries = self.embedder.queries(query_coords)
+    query_coords, queries = self._embed_queries(query_coords)
     reading = self.read_out.retrieve_leaves(memory, queries, query_coords)
     return Prediction(output=self._predict(reading), reading=reading)
+
+  def _embed_queries(self, query_coords: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Checks query coordinates `[B, M, C]`, and embeds them as `[B, M, D]`."""
+    query_coords = checks.as_array("query_coords", query_coords)
+    checks.check_finite(query_coords=query_coords)
+    if query_coords.ndim != 3:
+      raise ValueError(f"query_coords must be [B, M, C], got {query_coords.shape}")
+    with _names_arguments(query_coords=query_coords):
+      return query_coords, self.embedder.queries(query_coords)
 
   def _predict(self, reading: Reading) -> typing.Any:
     """The output of the head, in the units of a relative read-out."""
@@ -179,3 +199,16 @@ class ReTreever(nn.Module):
     if reading.units is not None and isinstance(output, Regression):
       return output.in_units(reading.units)
     return output
+
+
+@contextlib.contextmanager
+def _names_arguments(**arrays: jax.Array) -> Iterator[None]:
+  """Turns Flax's error about a parameter's shape into one about the arguments."""
+  try:
+    yield
+  except errors.ScopeParamShapeError as error:
+    shapes = " and ".join(f"{name} {x.shape}" for name, x in arrays.items())
+    raise ValueError(
+      f"{shapes} must have the numbers of axes and channels for which the parameters"
+      f" were made: {str(error).split(' (https')[0]}"
+    ) from error

@@ -153,7 +153,8 @@ class PersonActivity(RecordingsBuilder):
     source = self.find_source(dl_manager.manual_dir)
     opened = gzip.open if source.suffix == ".gz" else open
     try:
-      with opened(source, "rt", encoding="utf-8") as lines:
+      # Some editors begin a file with a byte order mark.
+      with opened(source, "rt", encoding="utf-8-sig") as lines:
         return read_recordings(lines, self.COLUMNS, self.HAS_HEADER, self.FILE)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
       raise DataError(

@@ -36,6 +36,7 @@ LABELS = {
   "on all fours": "on all fours",
   "sitting on the ground": "sitting on the ground",
 }
+_LARGEST = 1000  # metres; the tags were worn in one room
 _TIMESTAMPS_PER_TICK = 100_000  # a timestamp counts units of 100 ns
 
 
@@ -93,6 +94,8 @@ def read_recordings(
     except ValueError as error:
       raise DataError(f"{name}, line {number}: {error}") from error
     sequences.setdefault(sequence, []).append(measurement)
+  if not sequences:
+    raise DataError(f"{name} is empty: it has no line of data")
   return [_merge(name, measurements) for name, measurements in sequences.items()]
 
 
@@ -114,8 +117,13 @@ def _parse(line: str, columns: tuple[str, ...]) -> tuple[str, _Measurement]:
   location = tuple(float(row[axis]) for axis in "xyz")
   if not all(map(math.isfinite, location)):
     raise ValueError(f"x, y and z must be finite, got {location}")
+  if max(map(abs, location)) > _LARGEST:
+    raise ValueError(f"x, y and z must be at most {_LARGEST} m, got {location}")
+  timestamp = int(row["timestamp"])
+  if not 0 <= timestamp < 2**63:
+    raise ValueError(f"timestamp must be in [0, 2**63), got {timestamp}")
   return row["sequence"], _Measurement(
-    timestamp=int(row["timestamp"]),
+    timestamp=timestamp,
     tag=TAGS.index(row["tag"]),
     location=location,
     label=CLASSES.index(LABELS[row["label"]]),

@@ -1,0 +1,197 @@
+"""A battery of wrong and unusual arguments of the library, one case a line."""
+
+import functools
+
+from flax import serialization
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+import tca_jax
+from tca_jax import memory as memory_lib
+from tca_jax import retrieval
+
+X = np.random.default_rng(0).normal(size=(2, 9, 2)).astype(np.float32)
+TREE = tca_jax.build_tree(X[0])
+LEVELS = [np.ones((2**l, 1, 3), np.float32) for l in range(5)]
+MEMORY = jax.tree.map(np.asarray, memory_lib.pack(TREE, LEVELS, LEVELS))
+QUERY = np.ones((1, 3), np.float32)
+TINY = dict(width=4, num_heads=2, hidden=4)
+LOGITS = np.zeros((2, 4), np.float32)
+
+
+def _mean(x, mask):
+  return tca_jax.masking.masked_mean(x, mask[..., None], axis=-2)
+
+
+def _model(read_out=None, head=None, embedder=None, encoder=None):
+  return tca_jax.ReTreever(
+    embedder or tca_jax.PointEmbedder(4, 1),
+    read_out or tca_jax.CrossAttention(**TINY),
+    head or tca_jax.GaussianHead(1, hidden=4),
+    encoder,
+  )
+
+
+def _init(*, queries=X, **parts):
+  return jax.eval_shape(_model(**parts).init, jax.random.key(0), X, X[..., :1], queries)
+
+
+def _attend(mask):
+  ones = np.ones((4, 1, 2), np.float32)
+  return tca_jax.cross_attention(ones[0], ones, ones, mask)
+
+
+def _labels(labels):
+  return tca_jax.Categorical(logits=LOGITS).log_prob(labels)
+
+
+RAISE = [
+  # Silent wrong numbers.
+  ("float mask", lambda: _attend(np.array([0, 0, -np.inf, 0])), "mask must be bool"),
+  ("int mask", lambda: _attend(np.ones(4, int)), "mask must be bool"),
+  ("short mask", lambda: _attend(np.ones(3, bool)), r"mask must be \(4,\)"),
+  ("softmax mask", lambda: tca_jax.masking.masked_softmax(LOGITS, LOGITS), "mask must be bool"),
+  ("mean mask", lambda: tca_jax.masking.masked_mean(LOGITS, LOGITS), "mask must be bool"),
+  ("more tokens", lambda: tca_jax.aggregate(_mean, TREE, np.ones((12, 3))), r"of the tree, \[9, D\]"),
+  ("other depth", lambda: tca_jax.aggregate(_mean, TREE, np.ones((8, 3))), "of depth 4"),
+  ("label K", lambda: _labels([0, 4]), r"labels must be in \[0, 4\), got 4"),
+  ("label -1", lambda: _labels([0, -1]), r"labels must be in \[0, 4\), got -1"),
+  ("label float", lambda: _labels([0.0, 1.0]), "labels must be integers"),
+  ("accuracy K", lambda: tca_jax.Categorical(logits=LOGITS).accuracy([0, 4]), "got 4"),
+  # Sizes.
+  *[(f"{name} {size}", lambda k={name: size}: _init(read_out=tca_jax.CrossAttention(**TINY | k)), f"{name} must be an integer of at least 1, got {size}")
+    for name in ("width", "num_heads", "hidden") for size in (0, -2, 1.5)],
+  ("dropout", lambda: _init(read_out=tca_jax.CrossAttention(**TINY, dropout=1.5)), r"dropout must be in \[0, 1\)"),
+  ("latents", lambda: _init(read_out=tca_jax.PerceiverIO(**TINY, num_latents=0)), "num_latents must be an integer"),
+  ("layers", lambda: _init(encoder=tca_jax.Encoder(-1)), "num_layers must be an integer of at least 0, got -1"),
+  ("heads", lambda: _init(encoder=tca_jax.Encoder(1, 0)), "num_heads must be an integer"),
+  ("embedder", lambda: _init(embedder=tca_jax.PointEmbedder(0)), "width must be an integer"),
+  ("depth", lambda: _init(embedder=tca_jax.PointEmbedder(4, 0)), "depth must be an integer"),
+  ("frequencies", lambda: _init(embedder=tca_jax.PointEmbedder(4, 1, -1)), "num_frequencies must be"),
+  ("placeless", lambda: _init(embedder=tca_jax.PlacelessEmbedder(0)), "width must be an integer"),
+  ("sequence", lambda: _init(embedder=tca_jax.SequenceEmbedder(4, 0)), "num_features must be"),
+  ("outputs", lambda: _init(head=tca_jax.GaussianHead(0)), "num_outputs must be an integer"),
+  ("components", lambda: _init(head=tca_jax.MixtureHead(1, 0)), "num_components must be"),
+  ("classes", lambda: _init(head=tca_jax.ClassificationHead(-1)), "num_classes must be"),
+  ("min_std", lambda: _init(head=tca_jax.GaussianHead(1, min_std=-1.0)), "min_std must be in"),
+  # Shapes and types.
+  ("query axes", lambda: _init(queries=X[..., :1]), r"query_coords must be \[2, M, 2\]"),
+  ("query batch", lambda: _init(queries=X[:1]), r"query_coords must be \[2, M, 2\]"),
+  ("query rank", lambda: _init(queries=X[0]), r"query_coords must be \[2, M, 2\]"),
+  ("ragged", lambda: tca_jax.build_tree([[1.0], [1.0, 2.0]]), "coords must be an array or nested lists"),
+  ("text", lambda: tca_jax.build_tree("abc"), "coords must be an array or nested lists"),
+  ("none", lambda: retrieval.read(None, MEMORY), "query must be an array or nested lists"),
+  *[(f"key {key}", lambda key=key: retrieval.attend(QUERY, MEMORY, rng=key), "rng must be a key")
+    for key in (3, 1.5, "a", np.ones(2))],
+  ("tree key", lambda: tca_jax.build_tree(X[0], order="random", rng=0), "rng must be a key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, function, message", RAISE, ids=[x[0] for x in RAISE])
+def test_wrong_argument_raises_and_is_named(name, function, message):
+  del name
+  with pytest.raises((ValueError, TypeError), match=message):
+    function()
+
+
+def _lists(x):
+  return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), x)
+
+
+ACCEPT = [
+  ("cross_attention", lambda f: tca_jax.cross_attention(*f((QUERY, LEVELS[2], LEVELS[2]))).output),
+  ("mask", lambda f: _attend(f(np.array([True, False, True, True]))).output),
+  ("build_tree", lambda f: tca_jax.build_tree(f(X[0])).leaf_index),
+  ("aggregate", lambda f: tca_jax.aggregate(_mean, TREE, f(X[0]))[0]),
+  ("tree_attention", lambda f: tca_jax.tree_attention(f(QUERY), [f(x) for x in LEVELS], [f(x) for x in LEVELS], TREE).output),
+  ("read", lambda f: retrieval.read(f(QUERY), MEMORY).output),
+  ("beam", lambda f: retrieval.read(f(QUERY), MEMORY, num_paths=2).output),
+  ("attend", lambda f: retrieval.attend(f(QUERY), MEMORY).output),
+  ("subtree_mass", lambda f: tca_jax.subtree_mass(f(np.ones(4, np.float32)), 2)[0]),
+  ("gaussian", lambda f: tca_jax.Gaussian(mean=f(X), std=f(X**2 + 1)).log_prob(f(X))),
+  ("coverage", lambda f: tca_jax.Gaussian(mean=f(X), std=f(X**2 + 1)).interval_coverage(f(X), 0.5)),
+  ("labels", lambda f: tca_jax.Categorical(logits=f(LOGITS)).log_prob(f(np.array([1, 2])))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, function", ACCEPT, ids=[x[0] for x in ACCEPT])
+def test_lists_and_numpy_arrays_give_the_result_of_jax_arrays(name, function):
+  del name
+  expected = function(lambda x: jax.tree.map(jnp.asarray, x))
+  for convert in (lambda x: x, _lists):
+    np.testing.assert_allclose(function(convert), expected, rtol=1e-5)
+
+
+def test_models_take_lists(rng):
+  del rng
+  model = _model()
+  params = jax.jit(model.init)(jax.random.key(0), X, X[..., :1], X)
+  expected = model.apply(params, X, X[..., :1], X).output.mean
+  found = model.apply(params, X.tolist(), X[..., :1].tolist(), X.tolist()).output.mean
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  with pytest.raises(
+    ValueError, match=r"query_coords \(2, 9, 1\) must have the numbers"
+  ):
+    memory = model.apply(params, X, X[..., :1], method="index")
+    model.apply(params, memory, X[..., :1], method="read")
+
+
+@pytest.mark.parametrize("rng", [jax.random.key(1), jax.random.PRNGKey(1)])
+def test_keys_of_both_styles_are_accepted(rng):
+  expected = retrieval.attend(QUERY, MEMORY, rng=jax.random.key(1)).path
+  np.testing.assert_array_equal(retrieval.attend(QUERY, MEMORY, rng=rng).path, expected)
+
+
+def test_label_outside_under_jit_is_nan():
+  if jax.config.jax_debug_nans:
+    pytest.skip("the NaN is meant")
+  labels = jnp.array([0, 4, -1])
+  logits = jnp.zeros((3, 4))
+  for method in ("log_prob", "accuracy"):
+    found = jax.jit(
+      lambda x, m=method: getattr(tca_jax.Categorical(logits=logits), m)(x)
+    )
+    assert np.isnan(found(labels)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("value", [TREE, MEMORY], ids=["Tree", "TreeMemory"])
+def test_flax_serialization_round_trips(value):
+  blank = jax.tree.map(np.zeros_like, value)
+  found = serialization.from_bytes(blank, serialization.to_bytes(value))
+  assert type(found) is type(value)
+  jax.tree.map(np.testing.assert_array_equal, found, value)
+
+
+SHARDED = {
+  "build_tree": lambda x: tca_jax.build_tree(x).leaf_index,
+  "tree_attention": lambda x: (
+    tca_jax.tree_attention(x[:1, :1] * QUERY, LEVELS, LEVELS, TREE).output
+  ),
+  "sampled": lambda x: (
+    tca_jax.tree_attention(
+      x[:1, :1] * QUERY, LEVELS, LEVELS, TREE, rng=jax.random.key(0)
+    ).output
+  ),
+  "read": lambda x: retrieval.read(x[:1, :1] * QUERY, MEMORY).output,
+  "beam": lambda x: retrieval.read(x[:1, :1] * QUERY, MEMORY, num_paths=2).output,
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["build_tree", "read"]
+  + [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("tree_attention", "sampled", "beam")
+  ],
+)
+def test_shard_map_with_its_checks_gives_the_same(name):
+  mesh = Mesh(np.array(jax.devices()[:1]), ("d",))
+  function = jax.vmap(SHARDED[name])
+  axes = PartitionSpec("d")
+  sharded = functools.partial(jax.shard_map, mesh=mesh, in_specs=axes, out_specs=axes)
+  np.testing.assert_array_equal(sharded(function)(jnp.asarray(X)), function(X))

@@ -358,7 +358,9 @@ def test_read_out_width_not_divisible_by_heads_raises(name):
 def test_perceiver_io_without_latents_raises():
   layer = tca_jax.PerceiverIO(width=WIDTH, num_latents=0)
   x = np.ones((1, 2, WIDTH), np.float32)
-  with pytest.raises(ValueError, match="num_latents must be an integer of at least 1, got 0"):
+  with pytest.raises(
+    ValueError, match="num_latents must be an integer of at least 1, got 0"
+  ):
     layer.init(jax.random.key(0), x, x, x)
 
 

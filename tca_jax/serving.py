@@ -156,7 +156,7 @@ def save_read(path: str | os.PathLike[str], program: bytes, memory: typing.Any) 
   part = f"{os.fspath(path)}.part-{os.getpid()}"
   try:
     with open(part, "wb") as file:
-      np.savez(file, **content)
+      np.savez(file, allow_pickle=False, **content)
     os.replace(part, path)
   except BaseException:
     if os.path.exists(part):

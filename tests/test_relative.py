@@ -19,9 +19,6 @@ from tests import models
 from tests import reference
 
 _PERIODS = (None, (5.0, 0.0))
-# Kriging solves systems whose condition is up to 1e4 times worse than float32 numbers
-# are exact, so that the order of additions shows.
-_ROUNDED = dict(rtol=2e-3, atol=2e-3)
 
 
 @functools.partial(jax.jit, static_argnames="branch_factor")
@@ -251,7 +248,7 @@ def test_predictions_do_not_depend_on_the_order_of_the_context(free_model, rng):
   found = _predict(
     free_model, coords[:, order], values[:, order], query_coords, mask[:, order]
   )
-  np.testing.assert_allclose(found, expected, **_ROUNDED)
+  np.testing.assert_allclose(found, expected, **models.ROUNDED)
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
@@ -280,7 +277,7 @@ def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(rn
   read = models.compiled(tree_model, "read", num_paths=16)
   full = models.compiled(flat_model)(params, coords, values, query_coords, mask)
   for found in (leaves, read(params, memory, query_coords)):
-    np.testing.assert_allclose(found.output.mean, full.output.mean, **_ROUNDED)
+    np.testing.assert_allclose(found.output.mean, full.output.mean, **models.ROUNDED)
     np.testing.assert_array_equal(found.reading.num_read, full.reading.num_read)
 
 
@@ -303,7 +300,7 @@ def test_relative_cross_attention_in_chunks_equals_at_once(rng, monkeypatch):
   expected = model.apply(params, *inputs).output
   monkeypatch.setattr("tca_jax.modules.relative._MAX_TOKENS", 3 * 3 * 11)
   found = model.apply(params, *inputs).output
-  chex.assert_trees_all_close(found, expected, **_ROUNDED)
+  chex.assert_trees_all_close(found, expected, **models.ROUNDED)
 
 
 @pytest.mark.parametrize("name", models.RELATIVE)

@@ -183,10 +183,10 @@ SHARDED = {
 
 @pytest.mark.parametrize(
   "name",
-  ["build_tree", "read"]
+  ["build_tree"]
   + [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("tree_attention", "sampled", "beam")
+    for name in ("read", "tree_attention", "sampled", "beam")
   ],
 )
 def test_shard_map_with_its_checks_gives_the_same(name):

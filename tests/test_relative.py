@@ -255,15 +255,18 @@ def test_predictions_do_not_depend_on_the_order_of_the_context(free_model, rng):
 def test_gradients_of_degenerate_contexts_are_finite(free_model, name, rng):
   inputs = [x[None] for x in _degenerate(name, rng)]
   inputs[2] = inputs[2][:, None]
-  params = models.params(free_model)
+  chex.assert_tree_all_finite(
+    _loss_and_gradient(free_model)(models.params(free_model), *inputs)
+  )
 
+
+@functools.cache
+def _loss_and_gradient(model):
   def loss(params, *inputs):
-    out = free_model.apply(params, *inputs, train=True).output
+    out = model.apply(params, *inputs, train=True).output
     return out.mean.sum() + jnp.log(out.std).sum()
 
-  chex.assert_tree_all_finite(
-    jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(params, *inputs)
-  )
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
 
 
 def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(rng):
@@ -355,11 +358,13 @@ def test_relative_read_out_bad_option_raises(options, message):
     dict(num_self_layers=1),
     dict(local_units=False),
     dict(values_in_tokens=False),
-    dict(geometry_in_tokens=False),
     dict(geometry_in_logits=False),
     dict(num_kriged=0),
-    dict(num_kriged=3),
     dict(periods=(2.0, 0.0)),
+    *(
+      pytest.param(options, marks=pytest.mark.slow)
+      for options in (dict(num_kriged=3), dict(geometry_in_tokens=False))
+    ),
   ],
 )
 def test_relative_options_change_the_prediction(options, rng):

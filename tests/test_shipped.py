@@ -24,7 +24,7 @@ SHIPPED = sorted(path.name for path in (ROOT / "checkpoints").iterdir())
 EVALUATED = [name for name in SHIPPED if not name.startswith("activity_excerpt")]
 # One of each family is evaluated in the fast suite, all in the slow one.
 FAST = {"copy_t256_tca", "gp_tca", "image_tca", "activity_watch_tca"}
-FAST |= {"terrain_tca", "terrain_relative_tca"}
+FAST |= {"terrain_tca"}
 
 # For each family: config, task, options that select a part of the evaluation, and the
 # largest difference of the metric from the recorded result. The whole evaluation differs

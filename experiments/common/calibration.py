@@ -16,14 +16,15 @@ def confidence_gaps(
 
   Args:
     logits: `[..., K]`.
-    labels: `[...]` int in [0, K).
+    labels: `[...]` int, in [0, K) where valid.
     where: `[...]` bool, False at padded queries.
 
   Returns:
     `[15]`, for bins of equal width.
   """
   confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
-  gap = jnp.where(where, objectives.accuracy(logits, labels) - confidence, 0)
+  correct = objectives.accuracy(logits, jnp.where(where, labels, 0))
+  gap = jnp.where(where, correct - confidence, 0)
   bins = jnp.minimum(jnp.int32(confidence * _BINS), _BINS - 1)
   return jnp.zeros(_BINS).at[bins.ravel()].add(gap.ravel())
 

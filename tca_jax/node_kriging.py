@@ -23,7 +23,7 @@ from tca_jax.relative import residual_values
 
 __all__ = ["LENGTHS", "Covariance", "krige", "nearest_of"]
 
-#: The lengths of the squared exponentials, in units of the local length.
+# The lengths of the squared exponentials, in units of the local length.
 LENGTHS = tuple(0.6 * 2.5**i for i in range(4))
 
 _JITTER = 1e-4  # smallest variance of noise, relative to that of the process

@@ -36,7 +36,9 @@ def finished(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize("kind", [str, pathlib.Path])
+@pytest.mark.parametrize(
+  "kind", [str, pytest.param(pathlib.Path, marks=pytest.mark.slow)]
+)
 def test_train_and_evaluate_need_no_flags(kind, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "argv", ["notebook", "--not_a_flag=of_ours"])
   workdir = kind(tmp_path / "run")

@@ -34,16 +34,14 @@ from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
 from experiments.common.errors import UserError
 from experiments.figures import curves
+from experiments.programs import PROGRAMS
 
 VALIDATION_SEED = 2  # evaluations elsewhere use the test seed, 1
 
 Rows = Mapping[str, Config]  # rows of one grid, by name
 
 TASKS: dict[type[Config], type[task_lib.Task]] = {
-  copy_task.CopyConfig: copy_task.CopyTask,
-  gp_regression.GPConfig: gp_regression.GPTask,
-  image_completion.ImageConfig: image_completion.ImageTask,
-  terrain.TerrainConfig: terrain.TerrainTask,
+  program.config_class: program.task_class for program in PROGRAMS.values()
 }
 
 

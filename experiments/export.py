@@ -17,31 +17,15 @@ from absl import flags
 from absl import logging
 from etils import epath
 
-from experiments import activity
-from experiments import copy_task
-from experiments import gp_regression
-from experiments import image_completion
-from experiments import points
-from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import launch
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
-from experiments.common.config import Config
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
+from experiments.programs import PROGRAMS
 import tca_jax
 from tca_jax import checkpoint
-
-# The tasks by name of their program, with their configs.
-TASKS: dict[str, tuple[type[Config], type[task_lib.Task]]] = {
-  "activity": (activity.ActivityConfig, activity.ActivityTask),
-  "copy_task": (copy_task.CopyConfig, copy_task.CopyTask),
-  "gp_regression": (gp_regression.GPConfig, gp_regression.GPTask),
-  "image_completion": (image_completion.ImageConfig, image_completion.ImageTask),
-  "points": (points.PointsConfig, points.PointsTask),
-  "terrain": (terrain.TerrainConfig, terrain.TerrainTask),
-}
 
 
 def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]:
@@ -138,18 +122,18 @@ def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
   """
   workdir_lib.read_config(workdir)  # raises an error that names the damage
   found = {}
-  for name, (config_class, _) in TASKS.items():
+  for name, program in PROGRAMS.items():
     try:
-      found[name] = workdir_lib.load(config_class, workdir)
+      found[name] = workdir_lib.load(program.config_class, workdir)
     except ConfigError:
       continue
   if len(found) != 1:
     raise ConfigError(
       f"the options in {workdir / workdir_lib.CONFIG_FILE} must belong to one of the"
-      f" tasks {', '.join(TASKS)}; they belong to {', '.join(found) or 'none'}"
+      f" tasks {', '.join(PROGRAMS)}; they belong to {', '.join(found) or 'none'}"
     )
   ((name, config),) = found.items()
-  return name, TASKS[name][1](config)
+  return name, PROGRAMS[name].task_class(config)
 
 
 def main(argv: list[str]) -> None:

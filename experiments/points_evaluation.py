@@ -99,10 +99,6 @@ def _baselines(points: elevation.ValueMap) -> list[dict[str, typing.Any]]:
 
 def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
   """The rows of `Scores` as a table."""
-
-  def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
-    return format(row[name], form) if name in row else ""
-
   header = ("model", "target", "log-likelihood", "RMSE", "within 50 %", "90 %", "95 %")
   return tables.aligned(
     title,
@@ -111,9 +107,9 @@ def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
       (
         systems.TITLES[row["system"]],
         row["target"],
-        cell(row, "log_likelihood", ".3f"),
+        tables.cell(row, "log_likelihood", ".3f"),
         f"{row['rmse']:.4g}",
-        *(cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
+        *(tables.cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
         f"{row['us_per_query']:.1f}",
       )
       for row in rows

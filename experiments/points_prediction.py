@@ -10,6 +10,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from experiments.common import systems
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
 from experiments.common.errors import DataError
@@ -83,11 +84,7 @@ class Predictor:
     """
     self.scaling, self.coords, self.values = scaling, coords, values
     points = scaling.points(coords, values)
-    given, read_out = {}, model.read_out
-    if getattr(read_out, "order", None) == "kd":
-      # On a CPU, a tree is built faster outside a compiled function.
-      tree = tca_jax.build_tree(points.coords, branch_factor=read_out.branch_factor)
-      given["tree"] = jax.tree.map(lambda x: x[None], tree)
+    given = systems.trees_for_index(model, points.coords)
     apply: typing.Any = model.apply  # the type that it returns depends on the method
     index = jax.jit(functools.partial(apply, method="index"))
     memory = index(params, points.coords[None], points.values[None], **given)

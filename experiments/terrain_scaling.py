@@ -133,11 +133,7 @@ def index_first_points(
   """
   context = task.map.train.take_first(num_context)
   clock = timing.Clock()
-  given = {}
-  if task.system.has_tree and task.config.order == "kd":
-    # On a CPU, a tree is built faster outside a compiled function.
-    tree = tca_jax.build_tree(context.coords, branch_factor=task.config.branch_factor)
-    given["tree"] = jax.tree.map(lambda x: x[None], tree)
+  given = systems.trees_for_index(task.model, context.coords)
   seconds = {"tree_seconds": clock.lap(given)}
   inputs = (params, context.coords[None], context.values[None])
   index = jax.jit(functools.partial(task.model.apply, method="index"))
@@ -268,10 +264,6 @@ def _time_grid(
 
 def table_of(title: str, unit: str, rows: list[dict[str, typing.Any]]) -> str:
   """The rows of `MapScaling`, with errors in a unit, as a table."""
-
-  def cell(row: dict[str, typing.Any], name: str, form: str) -> str:
-    return format(row[name], form) if name in row else ""
-
   header = ("model", "context", "log-likelihood", f"RMSE, {unit}")
   return tables.aligned(
     title,
@@ -280,10 +272,10 @@ def table_of(title: str, unit: str, rows: list[dict[str, typing.Any]]) -> str:
       (
         systems.TITLES[row["system"]],
         f"{row['num_context']:,}",
-        cell(row, "log_likelihood", ".3f"),
+        tables.cell(row, "log_likelihood", ".3f"),
         f"{row['rmse']:.1f}",
-        *(cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
-        cell(row, "tokens_read", ",.1f"),
+        *(tables.cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
+        tables.cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:.2f}",
         f"{row.get('fit_seconds') or row['tree_seconds'] + row['index_seconds']:.2f}",
       )

@@ -138,10 +138,9 @@ def check_floating(**arrays: jax.Array) -> None:
     ValueError: if the dtype of an array is not floating point.
   """
   for name, x in arrays.items():
-    if not jnp.issubdtype(as_array(name, x).dtype, jnp.floating):
-      raise ValueError(
-        f"{name} must be floating point, got dtype {as_array(name, x).dtype}"
-      )
+    dtype = as_array(name, x).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(f"{name} must be floating point, got dtype {dtype}")
 
 
 def check_finite(**arrays: jax.Array) -> None:

@@ -76,6 +76,13 @@ def test_periods_reach_relative_models_and_others_refuse_them():
       systems.build_model(*parts, (1, 0))
 
 
+def test_options_name_the_models_with_a_tree_and_the_relative_ones():
+  with_tree = {name for name, system in systems.SYSTEMS.items() if system.has_tree}
+  relative = {name for name, system in systems.SYSTEMS.items() if system.is_relative}
+  assert set(config_lib._TREES) == with_tree
+  assert set(config_lib._RELATIVE) == relative
+
+
 def test_relative_options_reach_the_read_out():
   options = dict(
     read_layers=2,

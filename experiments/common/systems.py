@@ -12,6 +12,7 @@ import dataclasses
 import typing
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from experiments.common import config as config_lib
@@ -233,6 +234,28 @@ def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:
     position_skip=config.position_skip,
     dtype=jnp.dtype(config.dtype),
   )
+
+
+def trees_for_index(
+  model: tca_jax.ReTreever, coords: jax.Array
+) -> dict[str, tca_jax.Tree]:
+  """Builds the tree of a context ahead of the method `index` of a model.
+
+  On a CPU, a k-d tree is built faster outside a compiled function.
+
+  Args:
+    model: a model.
+    coords: `[N, C]`, the locations of one context.
+
+  Returns:
+    The argument "tree" of `index`, a batch of one tree; empty if `index` builds its own
+    tree or none.
+  """
+  if getattr(model.read_out, "order", None) != "kd":
+    return {}
+  branch_factor = model.read_out.branch_factor
+  tree = tca_jax.build_tree(coords, branch_factor=branch_factor)
+  return {"tree": jax.tree.map(lambda x: x[None], tree)}
 
 
 def build_model(

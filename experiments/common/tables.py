@@ -104,3 +104,12 @@ def of_grid(
   }
   rows = [[cell(result) for cell in columns.values()] for result in results]
   return [*columns], rows
+
+
+def cell(row: Mapping[str, typing.Any], name: str, form: str) -> str:
+  """Formats an entry of a row, or returns "" if the row does not have it.
+
+  >>> cell({"rmse": 2.0}, "rmse", ".1f"), cell({}, "rmse", ".1f")
+  ('2.0', '')
+  """
+  return format(row[name], form) if name in row else ""

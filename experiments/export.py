@@ -19,6 +19,7 @@ from etils import epath
 
 from experiments.common import evaluate
 from experiments.common import launch
+from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
@@ -55,7 +56,7 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
       f"{workdir} has no {evaluate.EVAL_FILE}: it is not a finished run"
     )
   trained = workdir_lib.read_config(workdir)
-  others = (workdir_lib.CONFIG_FILE, checkpoint.FILE)
+  others = (workdir_lib.CONFIG_FILE, provenance.TRAINING_FILE, checkpoint.FILE)
   results = {
     path: workdir_lib.read_json(path)
     for path in sorted(workdir.iterdir(), key=lambda path: path.name)

@@ -4,11 +4,13 @@ import platform
 import subprocess
 import sys
 
+from etils import epath
 import flax
 import jax
 import pytest
 
 from experiments.common import provenance
+from experiments.common.errors import ConfigError
 import tca_jax
 
 
@@ -46,3 +48,28 @@ def test_git_commit_without_git_returns_none(error, monkeypatch):
 
   monkeypatch.setattr(subprocess, "run", run)
   assert provenance.git_commit() is None
+
+
+def test_record_training_adds_sessions_and_replaces_those_that_saved_nothing(tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert provenance.training_sessions(workdir) == []
+  for first_step in (0, 0, 40, 20):
+    provenance.record_training(workdir, first_step)
+  sessions = provenance.training_sessions(workdir)
+  assert [session["first_step"] for session in sessions] == [0, 20]
+  assert sessions[1] == {"first_step": 20} | provenance.provenance()
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("{", "training.json cannot be read"),
+    ("[]", "training.json must contain a JSON object, got list"),
+    ("{}", "training.json is damaged: it must list sessions, each with first_step"),
+    ('{"sessions": [{}]}', "training.json is damaged"),
+  ],
+)
+def test_training_sessions_damaged_record_raises(text, message, tmp_path):
+  (tmp_path / "training.json").write_text(text)
+  with pytest.raises(ConfigError, match=message):
+    provenance.training_sessions(epath.Path(tmp_path))

@@ -21,6 +21,7 @@ from experiments import copy_task
 from experiments.common import checkpoints
 from experiments.common import evaluate
 from experiments.common import metrics
+from experiments.common import provenance
 from experiments.common import train
 from experiments.common.errors import ConfigError
 from experiments.common.errors import NonFiniteLossError
@@ -107,6 +108,8 @@ def test_train_writes_metrics_checkpoints_and_results(finished):
   commit = written["commit"]
   assert commit is None or len(commit.removesuffix("-dirty")) == 40
   assert set(written["versions"]) == {"python", "jax", "flax", "tca_jax"}
+  (session,) = written["trained"]
+  assert session["first_step"] == 0 and session["device"] == written["device"]
 
 
 def test_train_logs_the_walk_of_every_level(finished):
@@ -208,6 +211,8 @@ def test_train_crash_and_truncated_checkpoint_resume_bit_for_bit(
   train.train(copy_task.CopyTask(CONFIG), workdir)
   assert "checkpoint 40" in caplog.text
   _assert_same_run(workdir, finished[0])
+  sessions = provenance.training_sessions(workdir)
+  assert [session["first_step"] for session in sessions] == [0, 30]
 
 
 def test_train_nonfinite_loss_raises_and_keeps_finite_checkpoints(tmp_path):

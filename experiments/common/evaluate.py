@@ -46,6 +46,7 @@ class TestMetrics(task_lib.Evaluator[task_lib.Task]):
       "step": restored.step,
       "seconds": time.monotonic() - started,
       "train_seconds": logged[-1]["seconds"] if logged else None,
+      "trained": provenance.training_sessions(restored.workdir),
       **result_source(task),
     }
     workdir_lib.write_json(path, content)

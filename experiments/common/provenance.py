@@ -1,4 +1,8 @@
-"""The origin of a result: command, commit, hardware and versions."""
+"""The origin of a result: command, commit, hardware and versions.
+
+A run may be trained on one machine and evaluated on another, or be resumed on a third.
+A workdir therefore records where its training ran, and a result repeats that record.
+"""
 
 import pathlib
 import platform
@@ -6,11 +10,16 @@ import subprocess
 import sys
 import typing
 
+from etils import epath
 import flax
 import jax
 
 from experiments.common import timing
+from experiments.common import workdir as workdir_lib
+from experiments.common.errors import ConfigError
 import tca_jax
+
+TRAINING_FILE = "training.json"
 
 
 def provenance() -> dict[str, typing.Any]:
@@ -33,6 +42,46 @@ def provenance() -> dict[str, typing.Any]:
       "tca_jax": tca_jax.__version__,
     },
   }
+
+
+def record_training(workdir: epath.Path, first_step: int) -> None:
+  """Adds this process to the record of a run's training.
+
+  Args:
+    workdir: folder of the run.
+    first_step: number of steps that were completed before.
+
+  Raises:
+    ConfigError: if the record is damaged.
+  """
+  sessions = [
+    session
+    for session in training_sessions(workdir)
+    if session["first_step"] < first_step
+  ]
+  sessions.append({"first_step": first_step} | provenance())
+  workdir_lib.write_json(workdir / TRAINING_FILE, {"sessions": sessions})
+
+
+def training_sessions(workdir: epath.Path) -> list[dict[str, typing.Any]]:
+  """Reads where a run was trained; empty for a run that has no record.
+
+  Returns:
+    For each process that trained, in order: "first_step", the number of steps that
+    were completed before it, and the entries of `provenance`.
+
+  Raises:
+    ConfigError: if the record is damaged.
+  """
+  path = workdir / TRAINING_FILE
+  if not path.exists():
+    return []
+  sessions = workdir_lib.read_json(path).get("sessions")
+  if not isinstance(sessions, list) or not all(
+    isinstance(x, dict) and isinstance(x.get("first_step"), int) for x in sessions
+  ):
+    raise ConfigError(f"{path} is damaged: it must list sessions, each with first_step")
+  return sessions
 
 
 def git_commit() -> str | None:

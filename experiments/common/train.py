@@ -24,6 +24,7 @@ import tqdm
 from experiments.common import checkpoints as checkpoints_lib
 from experiments.common import losses
 from experiments.common import metrics as metrics_lib
+from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.batch import Batch
@@ -75,6 +76,8 @@ def _train(
   if restored is not None:
     first_step, state = restored
     print(f"{workdir}: resuming at step {first_step}")
+  if first_step < config.num_steps:
+    provenance.record_training(workdir, first_step)
   train_step = jax.jit(make_train_step(task, optimizer), donate_argnums=0)
 
   # --- Loop. `step` is the number of completed steps. Metrics are fetched only when

@@ -217,8 +217,9 @@ def main(values: flags.FlagValues) -> None:
   options = common.options(values, *names)
   for num_tokens in common.ints(values, "num_tokens"):
     rows += run(num_tokens, shape=common.shape(values), **options)
+    common.keep(values, "build", rows)
     print(f"{num_tokens:,} tokens", flush=True)
-  common.write(values, "build", rows, summarise(rows))
+  common.finish(values, "build", rows, summarise(rows))
 
 
 if __name__ == "__main__":

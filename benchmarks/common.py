@@ -287,19 +287,18 @@ def compiled(
 # --- Results.
 
 
-def write(
-  values: flags.FlagValues, name: str, rows: list[Row], text: str
-) -> epath.Path:
-  """Writes NAME.json, the rows with their origin, and NAME.txt.
+def keep(values: flags.FlagValues, name: str, rows: list[Row]) -> epath.Path:
+  """Writes NAME.json, the rows with their origin.
+
+  A benchmark keeps its rows after each size, so that none is lost if it is stopped.
 
   Args:
     values: the shared flags.
     name: the name of the benchmark.
-    rows: the results.
-    text: the tables.
+    rows: the results so far.
 
   Returns:
-    The folder.
+    The path.
   """
   out = epath.Path(values.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -307,7 +306,20 @@ def write(
     "seed": values.seed,
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"),
   }
-  workdir.write_json(out / f"{name}.json", [row | origin for row in rows])
-  (out / f"{name}.txt").write_text(text + "\n")
-  print(f"{out / name}.json, .txt")
-  return out
+  path = out / f"{name}.json"
+  workdir.write_json(path, [row | origin for row in rows])
+  return path
+
+
+def finish(
+  values: flags.FlagValues, name: str, rows: list[Row], text: str
+) -> epath.Path:
+  """Writes NAME.json as `keep` does, and the tables to NAME.txt.
+
+  Returns:
+    The folder.
+  """
+  path = keep(values, name, rows)
+  path.with_suffix(".txt").write_text(text + "\n")
+  print(f"{path}, .txt")
+  return path.parent

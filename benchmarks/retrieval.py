@@ -177,8 +177,9 @@ def main(values: flags.FlagValues) -> None:
   for num_tokens in common.ints(values, "num_tokens"):
     for num_queries in counts:
       rows += run(num_tokens, num_queries, common.shape(values), **options)
+      common.keep(values, "retrieval", rows)
       print(f"{num_tokens:,} tokens, {num_queries:,} queries", flush=True)
-  out = common.write(values, "retrieval", rows, summarise(rows))
+  out = common.finish(values, "retrieval", rows, summarise(rows))
   crossovers = {m: ratios.crossover(rows, m) for m in counts}
   read_times.plot_read_times(rows, crossovers, out / "retrieval.png")
 

@@ -110,12 +110,11 @@ def main(values: flags.FlagValues) -> None:
   tried = shapes(*(common.ints(values, name) for name in names))
   counts = common.ints(values, "num_queries")
   options = common.options(values, "seed", "repeats")
-  rows = [
-    row
-    for n in common.ints(values, "num_tokens")
-    for row in run(n, counts, tried, **options)
-  ]
-  common.write(values, "sweep", rows, summarise(rows))
+  rows = []
+  for num_tokens in common.ints(values, "num_tokens"):
+    rows += run(num_tokens, counts, tried, **options)
+    common.keep(values, "sweep", rows)
+  common.finish(values, "sweep", rows, summarise(rows))
 
 
 if __name__ == "__main__":

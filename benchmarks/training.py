@@ -311,8 +311,9 @@ def main(values: flags.FlagValues) -> None:
   peak, rows = matmul_peak(), []
   for name in values.tasks:
     rows += run(name, values.models, options, values.repeats, peak)
+    common.keep(values, "training", rows)
     print(name, flush=True)
-  common.write(values, "training", rows, summarise(rows, peak))
+  common.finish(values, "training", rows, summarise(rows, peak))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,21 @@ def test_retrieval_main_two_sizes_write_rows_and_figure(tmp_path):
   assert (tmp_path / "retrieval.png").stat().st_size > 10_000
 
 
+def test_build_main_stopped_keeps_the_rows_of_earlier_sizes(tmp_path, monkeypatch):
+  run = build.run
+
+  def stops(num_tokens, **options):
+    if num_tokens > 8:
+      raise KeyboardInterrupt
+    return run(num_tokens, **options)
+
+  monkeypatch.setattr(build, "run", stops)
+  with pytest.raises(KeyboardInterrupt):
+    _run(build, tmp_path, "--num_tokens=8,32")
+  rows = json.loads((tmp_path / "build.json").read_text())
+  assert {row["num_tokens"] for row in rows} == {8}
+
+
 def test_command_line_bad_size_is_refused():
   command = [sys.executable, "-m", "benchmarks.sweep", "--num_tokens=1024,many"]
   process = subprocess.run(

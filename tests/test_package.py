@@ -357,24 +357,60 @@ def test_names_of_version_0_1_still_import(name):
   assert hasattr(importlib.import_module(f"tca_jax.{module}"), attribute)
 
 
-def test_wheel_contains_exactly_the_sources_with_types_and_version(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """The path of a wheel of this package."""
   # A copy, because a build leaves files in the source tree.
-  source = tmp_path / "source"
+  folder = tmp_path_factory.mktemp("wheel")
+  source = folder / "source"
   shutil.copytree(ROOT / "tca_jax", source / "tca_jax")
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, source / name)
   subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
-     "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)],
+     "--no-build-isolation", "--wheel-dir", str(folder), str(source)],
     check=True,
   )  # fmt: skip
-  (wheel,) = tmp_path.glob("*.whl")
+  (path,) = folder.glob("*.whl")
+  return path
+
+
+def test_wheel_contains_exactly_the_sources_with_types_and_version(wheel):
   assert wheel.name.startswith(f"tca_jax-{tca_jax.__version__}-")
   names = [x for x in zipfile.ZipFile(wheel).namelist() if "dist-info" not in x]
   sources = [
     path.relative_to(ROOT).as_posix() for path in (ROOT / "tca_jax").rglob("*.py")
   ]
   assert sorted(names) == sorted([*sources, "tca_jax/py.typed"])
+
+
+_LOAD_AND_SAVE = """
+import jax
+import tca_jax
+
+model, params, info = tca_jax.load("terrain_relative_tca")
+coords, values = jax.random.uniform(jax.random.key(0), (2, 1, 50, 2))
+read = jax.jit(model.apply)
+mean = read(params, coords, values[..., :1], coords).output.mean
+tca_jax.save("again", model, params, **info)
+model, params, info_again = tca_jax.load("again")
+assert (read(params, coords, values[..., :1], coords).output.mean == mean).all()
+assert info_again == info
+print(tca_jax.__file__)
+"""
+
+
+@pytest.mark.slow  # installs JAX from the package index
+def test_wheel_with_checkpoint_extra_loads_and_saves_outside_the_clone(wheel, tmp_path):
+  python = tmp_path / "venv" / "bin" / "python"
+  subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+  install = [python, "-m", "pip", "install", "--quiet", f"{wheel}[checkpoint]"]
+  subprocess.run(install, check=True)
+  name = "terrain_relative_tca"
+  shutil.copytree(ROOT / "checkpoints" / name, tmp_path / name)
+  command = [python, "-c", _LOAD_AND_SAVE]
+  output = subprocess.check_output(command, cwd=tmp_path, text=True)
+  assert output.startswith(str(tmp_path / "venv"))
 
 
 def test_import_loads_no_experiment_library():

@@ -20,7 +20,9 @@ def how_to_read(results: Results) -> str:
   """Explains the models, the columns and the JSON files."""
   tca, ca, perceiver, full = (TITLES[name] for name in (*MODELS, "tca_full"))
   files = results.evaluations()
-  devices = text.listed(sorted({str(file.content["device"]) for file in files}))
+  trained = [run for file in files for run in file.content.get("trained", [])]
+  sources = [*trained, *(file.content for file in files)]
+  devices = text.listed(sorted({str(source["device"]) for source in sources}))
   seeds = max((len(files) for files in _all_runs(results)), default=1)
   models = [
     f"**{tca}** is ReTreever: a query walks down the tree along one path.",

@@ -69,12 +69,12 @@ class RelativeLayer(nn.Module):
     mask: jax.Array,
     train: bool = False,
   ) -> jax.Array:
-    """`[..., D]`, `[..., S, D']`, `[..., S, H]`, `[..., S]` -> `[..., D]`.
+    """`[..., D]`, `[..., S, D']`, `[..., H, S]`, `[..., S]` -> `[..., D]`.
 
     Args:
       queries: `[..., D]`.
       nodes: `[..., S, D']`, the nodes that each query reads.
-      bias: `[..., S, H]`, added to the attention logits.
+      bias: `[..., H, S]`, added to the attention logits.
       mask: `[..., S]` bool, True at valid nodes.
       train: whether to use dropout.
     """
@@ -90,8 +90,7 @@ class RelativeLayer(nn.Module):
     x = nn.Dense(width, dtype=self.dtype, name="query")(x)
     x = x.reshape(*x.shape[:-1], num_heads, head_width) / math.sqrt(head_width)
     x = jnp.einsum("...hd,Dhd->...hD", x, key)
-    logits = jnp.einsum("...hD,...sD->...hs", x, nodes).astype(jnp.float32)
-    logits += jnp.swapaxes(bias, -1, -2)
+    logits = jnp.einsum("...hD,...sD->...hs", x, nodes).astype(jnp.float32) + bias
     weights = masked_softmax(logits, mask[..., None, :]).astype(self.dtype)
     x = jnp.einsum("...hs,...sD->...hD", weights, nodes)
     x = jnp.einsum("...hD,Dhd->...hd", x, value)
@@ -100,6 +99,25 @@ class RelativeLayer(nn.Module):
     x = nn.LayerNorm(dtype=self.dtype)(queries)
     x = MLP([self.hidden, width], nn.gelu, self.dtype)(x)
     return queries + drop(x)
+
+
+class _BiasOfNodes(nn.Module):
+  """A linear layer whose outputs come before the axis of nodes, as in logits.
+
+  On a CPU, moving the axis of the result of `nn.Dense` takes longer than the layer.
+  """
+
+  num_outputs: int
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """`[..., S, F]` -> `[..., num_outputs, S]`."""
+    shape = (features.shape[-1], self.num_outputs)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+    features, kernel, bias = (x.astype(self.dtype) for x in (features, kernel, bias))
+    return jnp.einsum("...sf,fk->...ks", features, kernel) + bias[:, None]
 
 
 class _RelativeReadOut(ReadOut):
@@ -149,7 +167,7 @@ class _RelativeReadOut(ReadOut):
     self.node = MLP([self.width, self.node_width], nn.silu, self.dtype)
     self.node_norm = nn.LayerNorm(dtype=self.dtype)
     self.frame = MLP([self.width, self.width], nn.gelu, self.dtype)
-    self.bias = nn.Dense(self.num_layers * self.num_heads, dtype=self.dtype)
+    self.bias = _BiasOfNodes(self.num_layers * self.num_heads, self.dtype)
     if self.num_kriged:
       self.covariance = nn.Dense(
         len(node_kriging.LENGTHS) + 2, kernel_init=nn.initializers.normal(0.01)
@@ -219,10 +237,10 @@ class _RelativeReadOut(ReadOut):
       flat = layer(flat, mask.reshape(flat.shape[:-1]), train)
       tokens = flat.reshape(tokens.shape)
     tokens = self.node_norm(tokens)
-    shape = (*tokens.shape[:-1], self.num_layers, self.num_heads)
+    shape = (*mask.shape[:-1], self.num_layers, self.num_heads, mask.shape[-1])
     bias = jnp.zeros(shape, jnp.float32)
     if self.geometry_in_logits:
-      bias = self.bias(where.astype(self.dtype)).astype(jnp.float32).reshape(shape)
+      bias = self.bias(where).astype(jnp.float32).reshape(shape)
 
     x = queries
     if self.sees_scale:
@@ -230,7 +248,7 @@ class _RelativeReadOut(ReadOut):
       scale = jnp.concatenate([length, jnp.log(frame.spread), origin], axis=-1)
       x = x + self.frame(scale.astype(self.dtype))
     for i, layer in enumerate(self.layers):
-      x = layer(x, tokens, bias[..., i, :], mask, train)
+      x = layer(x, tokens, bias[..., i, :, :], mask, train)
     if not self.num_kriged:
       return x, Units(origin=origin, scale=units.spread)
     covariance = node_kriging.Covariance.from_changes(self.covariance(x))

@@ -28,7 +28,15 @@ import numpy as np
 
 from tca_jax import description
 
-__all__ = ["FILE", "check_files", "check_path", "file_digests", "load", "save"]
+__all__ = [
+  "FILE",
+  "check_files",
+  "check_path",
+  "file_digests",
+  "first_line",
+  "load",
+  "save",
+]
 
 #: The file of a saved model that describes it. A folder with this file is complete.
 FILE = "model.json"
@@ -192,6 +200,22 @@ def check_files(folder: typing.Any, digests: Mapping[str, str]) -> None:
       raise ValueError(f"{file} is damaged or of another model")
 
 
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, without the errors that it caused.
+
+  Orbax raises errors of other errors, with messages of many lines.
+
+  Args:
+    error: the error.
+
+  >>> first_line(OSError(28, "No space left on device", "runs/copy"))
+  "[Errno 28] No space left on device: 'runs/copy'"
+  """
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return (str(error).strip() or repr(error)).splitlines()[0][:300]
+
+
 # --- Folders and files.
 
 
@@ -258,7 +282,7 @@ def _restore(
       raise ValueError("its metadata is damaged")
     found = _signatures(stored)
   except Exception as error:
-    raise _unreadable(checkpoint, error) from error
+    raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   for name in [*described, *found]:
     if name not in found:
       raise ValueError(f"{checkpoint} lacks the parameter {name}")
@@ -277,15 +301,8 @@ def _restore(
   try:
     arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
   except Exception as error:
-    raise _unreadable(checkpoint, error) from error
+    raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   return jax.tree.map(jnp.asarray, arrays)
-
-
-def _unreadable(checkpoint: typing.Any, error: BaseException) -> ValueError:
-  while error.__cause__ is not None:
-    error = error.__cause__
-  reason = (str(error) or repr(error)).splitlines()[0][:300]
-  return ValueError(f"{checkpoint} cannot be read: {reason}")
 
 
 def _files(folder: typing.Any) -> Iterator[typing.Any]:

@@ -55,7 +55,7 @@ RAISE = [
   ("int mask", lambda: _attend(np.ones(4, int)), "mask must be bool"),
   ("short mask", lambda: _attend(np.ones(3, bool)), r"mask must be \(4,\)"),
   ("softmax mask", lambda: tca_jax.masking.masked_softmax(LOGITS, LOGITS), "mask must be bool"),
-  ("mean mask", lambda: tca_jax.masking.masked_mean(LOGITS, LOGITS), "mask must be bool"),
+  ("mean mask", lambda: tca_jax.masking.masked_mean(LOGITS, LOGITS), "where must be bool"),
   ("more tokens", lambda: tca_jax.aggregate(_mean, TREE, np.ones((12, 3))), r"of the tree, \[9, D\]"),
   ("other depth", lambda: tca_jax.aggregate(_mean, TREE, np.ones((8, 3))), "of depth 4"),
   ("label K", lambda: _labels([0, 4]), r"labels must be in \[0, 4\), got 4"),

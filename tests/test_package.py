@@ -88,6 +88,7 @@ SURFACE = {
     "check_files",
     "check_path",
     "file_digests",
+    "first_line",
     "load",
     "save",
   ],

@@ -28,8 +28,8 @@ from experiments.common import train as train_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
 from experiments.common.errors import ConfigError
-from experiments.common.errors import first_line
 from experiments.common.errors import UserError
+from tca_jax.checkpoint import first_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,7 @@ SURFACE = {
     "tree",
     "tree_attention",
     "tree_depth",
+    "warn_outside_range",
   ],
   "tca_jax.attention": [
     "CrossAttentionOutput",
@@ -91,6 +92,7 @@ SURFACE = {
     "first_line",
     "load",
     "save",
+    "warn_outside_range",
   ],
   "tca_jax.checks": [
     "as_array",

@@ -7,7 +7,6 @@ that names the problem; a case of the library raises an error that names the arg
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
-import gzip
 import json
 import os
 import pathlib
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 
 from absl import logging
 from etils import epath
@@ -32,15 +30,11 @@ from experiments.common import launch
 from experiments.common import metrics
 from experiments.common import systems
 from experiments.common import workdir as workdir_lib
-from experiments.common.errors import DataError
 from experiments.copy_task import CopyConfig
 from experiments.data import augmentation
-from experiments.data import celeba
 from experiments.data import copy
-from experiments.data import emnist
 from experiments.data import gp
 from experiments.data import images
-from experiments.data.human_activity import recordings
 from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
 from experiments.programs import PROGRAMS
@@ -510,58 +504,3 @@ def test_batches_are_the_same_under_x64(sample):
   for name in ("coords", "values", "mask", "query_coords", "targets", "query_mask"):
     a, b = (getattr(batch, name) for batch in batches)
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-
-
-# --- Files of data sets.
-
-
-def _emnist(data):
-  def read(folder):
-    with zipfile.ZipFile(folder / "gzip.zip", "w") as files:
-      for part in ("images-idx3", "labels-idx1"):
-        name = f"gzip/emnist-balanced-train-{part}-ubyte.gz"
-        files.writestr(name, gzip.compress(data(int(part[-1]))))
-    return emnist.read_split(epath.Path(folder / "gzip.zip"), "train")
-
-  return read
-
-
-def _celeba(data):
-  def read(folder):
-    (folder / "list.txt").write_bytes(data)
-    with zipfile.ZipFile(folder / "images.zip", "w"):
-      pass
-    paths = (folder / "list.txt", folder / "images.zip")
-    return celeba.read_partitions(*map(epath.Path, paths))
-
-  return read
-
-
-def _uci(**changes):
-  row = dict(sequence="A01", tag=recordings.TAGS[0], timestamp="0", date="-")
-  row |= dict(x="1", y="1", z="1", label="walking") | changes
-  lines = [",".join(row.values())]
-  return lambda _: recordings.read_recordings(lines, tuple(row), False, "uci.txt")
-
-
-DATA = [
-  ("EMNIST 2^31", _emnist(lambda rank: bytes([0, 0, 8, rank]) + b"\x80\0\0\0" * rank), "must contain the 9903520314283042199192993792 bytes"),
-  ("EMNIST empty", _emnist(lambda rank: bytes([0, 0, 8, rank]) + bytes(4 * rank)), "the train split is empty"),
-  ("CelebA empty", _celeba(b""), "lists no images"),
-  ("CelebA bytes", _celeba(b"\xff\xfe"), "list.txt cannot be read"),
-  ("UCI far", _uci(x="1e30"), "line 1: x, y and z must be at most 1000 m"),
-  ("UCI time", _uci(timestamp="9" * 30), "line 1: timestamp must be in"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name, read, message", DATA, ids=[x[0] for x in DATA])
-def test_damaged_data_file_is_named(name, read, message, tmp_path):
-  del name
-  with pytest.raises(DataError) as error:
-    read(tmp_path)
-  assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_empty_recordings_are_named():
-  with pytest.raises(DataError, match=r"uci\.txt is empty"):
-    recordings.read_recordings([], ("sequence",), False, "uci.txt")

@@ -56,6 +56,8 @@ class ActivityConfig(Config):
     Config.PAPER, dataset="uci", split="random", num_frequencies=0
   )
 
+  UNUSED: typing.ClassVar = {"eval_seed": "segments, which are evaluated as they are"}
+
   dataset: str = option(
     "task",
     "watch",
@@ -82,13 +84,17 @@ class ActivityConfig(Config):
     "given",
     "Order of the rows in the tree's leaves: by time (given), a k-d tree (kd) or"
     " random.",
+    models=("tca",),
   )
   eval_split: str = option(
     "evaluation", "test", "Part that is evaluated.", choices=human_activity.PARTS[1:]
   )
   data_dir: str = option("files", "data", "Folder of prepared TFDS data sets.")
   manual_dir: str = option(
-    "files", "data/manual", "Folder of files that are downloaded by hand."
+    "files",
+    "data/manual",
+    "Folder of files that are downloaded by hand.",
+    needs={"dataset": ("uci", "uci_excerpt")},
   )
 
   def __post_init__(self):

@@ -56,6 +56,7 @@ class CopyConfig(Config):
     "given",
     "Order of the tokens in the tree's leaves: the order of the sequence (given), a"
     " k-d tree (kd) or random.",
+    models=("tca",),
   )
   mixed_length_steps: int = option(
     "training",

@@ -47,6 +47,8 @@ class GPConfig(Config):
     Config.PAPER, sizes="batch", num_frequencies=0, batch_size=16, eval_batches=3000
   )
 
+  UNUSED: typing.ClassVar = {"reward": "a regression"}
+
   kernel: gp.Kernel = option(
     "evaluation", "rbf", "Kernel of the evaluation; training always uses rbf."
   )

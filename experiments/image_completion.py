@@ -75,6 +75,8 @@ class ImageConfig(Config):
     Config.PAPER, clip_norm=0.0, num_frequencies=0, moved_share=0.0
   )
 
+  UNUSED: typing.ClassVar = {"reward": "a regression"}
+
   dataset: str = option(
     "task", "mnist", "Data set of images.", choices=tuple(image_sets.IMAGE_SETS)
   )
@@ -103,6 +105,7 @@ class ImageConfig(Config):
     "files",
     "data/manual",
     "Folder of the official files of emnist and celeba, downloaded by hand.",
+    needs={"dataset": ("emnist", "celeba")},
   )
 
   @classmethod

@@ -100,17 +100,21 @@ class TerrainConfig(window_task.WindowConfig):
     "1000,10000,100000",
     "Numbers of context points on the whole map, separated by commas; each is limited"
     " by the number of training points, so that a very large one means all of them.",
+    needs={"mode": ("train", "eval")},
   )
   baselines: bool = option(
     "evaluation",
     True,
     "Linear interpolation and local kriging from the same points, in scaling.json.",
+    needs={"mode": ("train", "eval")},
   )
   map_side: int = option(
     "evaluation",
     1000,
     "Side of the grid of locations that TCA predicts from the largest context.",
     at_least=1,
+    models=("tca", "relative_tca"),
+    needs={"mode": ("train", "eval")},
   )
 
   def __post_init__(self):

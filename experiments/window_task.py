@@ -30,6 +30,8 @@ class WindowConfig(Config):
 
   PAPER: typing.ClassVar = dict(Config.PAPER, num_layers=0)
 
+  UNUSED: typing.ClassVar = {"reward": "a regression"}
+
   num_context: int = option(
     "task",
     512,
@@ -70,6 +72,7 @@ class WindowConfig(Config):
     8192,
     "Number of held-out points to predict on the whole map; 0: all.",
     at_least=0,
+    needs={"mode": ("train", "eval")},
   )
 
   def __post_init__(self):

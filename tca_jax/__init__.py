@@ -17,6 +17,7 @@ from tca_jax.attention import cross_attention
 from tca_jax.attention import CrossAttentionOutput
 from tca_jax.checkpoint import load
 from tca_jax.checkpoint import save
+from tca_jax.checkpoint import warn_outside_range
 from tca_jax.checks import check_context
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import NodeMemory
@@ -116,4 +117,5 @@ __all__ = [
   "tree",
   "tree_attention",
   "tree_depth",
+  "warn_outside_range",
 ]

@@ -20,15 +20,27 @@ import hashlib
 import json
 import secrets
 import typing
+import warnings
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tca_jax import checks
 from tca_jax import description
+from tca_jax.modules.embedders import PlacelessEmbedder
 
-__all__ = ["FILE", "check_files", "check_path", "file_digests", "load", "save"]
+__all__ = [
+  "FILE",
+  "check_files",
+  "check_path",
+  "file_digests",
+  "first_line",
+  "load",
+  "save",
+  "warn_outside_range",
+]
 
 #: The file of a saved model that describes it. A folder with this file is complete.
 FILE = "model.json"
@@ -36,6 +48,8 @@ FILE = "model.json"
 _FORMAT = {"format": "tca_jax model", "version": 1}
 _PARAMETERS = "parameters"  # the folder of the Orbax checkpoint
 _PART = "params"  # the name of the parameters in the Orbax checkpoint
+_LARGEST_VALUE = 30.0  # the largest of the shipped models' data is 29
+_warned: set[str] = set()
 _KEYS = {*_FORMAT, "model", "parameters", "files", "info"}
 
 
@@ -122,6 +136,9 @@ def load(
   The parameters are checked against the description before they are read. They are
   placed on JAX's default device, whatever the devices of the process that saved them.
 
+  A model of `PointEmbedder` or `SequenceEmbedder` knows only the locations of its
+  training. Give its inputs to `warn_outside_range`, too.
+
   Args:
     folder: the path of the folder: a string or a path object. It may be read-only.
     modules: the classes of modules in the model that are not of this package, such as
@@ -141,6 +158,94 @@ def load(
   content = _read(path)
   model = description.build(content["model"], modules, f"{path / FILE}: model")
   return model, _restore(ocp, path, content), content["info"]
+
+
+def warn_outside_range(
+  model: nn.Module,
+  info: Mapping[str, typing.Any],
+  coords: typing.Any,
+  values: typing.Any = None,
+  mask: typing.Any = None,
+) -> None:
+  """Warns if a loaded model cannot know its inputs, as its training had none like them.
+
+  Such a model predicts wrong values and says that they are certain. The info of all
+  shipped models contains what their training had:
+
+    {"coords": {"axes": ["x"], "range": [[-2, 2]], "unit": "none"},
+     "values": {"mean": 0.0, "std": 1.0, "unit": "none"}}
+
+  A coordinate is far outside if its distance to the range of its axis is more than half
+  of the width of the range. A value is far outside if it is not in [-30, 30]; the values
+  of a model are (value - mean) / std. Each of the two warnings appears once in a process
+  for each range or scale. Nothing is checked that the info does not contain. Coordinates
+  are not checked if the model has a `PlacelessEmbedder`, because it sees locations
+  relative to the query only. Nothing is checked in compiled functions.
+
+  Args:
+    model: a model of `load`.
+    info: the info of the model.
+    coords: `[..., C]`, coordinates of a context or of queries.
+    values: `[..., E]`, values of the context as the model receives them; None: no check.
+    mask: `[...]` bool, True at valid tokens; None: all are valid.
+
+  Raises:
+    ValueError: if coords has another number of axes than the info.
+  """
+  arrays = [x for x in (coords, values, mask) if x is not None]
+  if checks.is_traced(*arrays):
+    return
+  known, scale = (
+    part if isinstance(part := info.get(name), Mapping) else {}
+    for name in ("coords", "values")
+  )
+  placeless = isinstance(getattr(model, "embedder", None), PlacelessEmbedder)
+  if "range" in known and not placeless:
+    limits = np.asarray(known["range"], np.float64)
+    found = _extremes(coords, mask)
+    if len(found) != len(limits):
+      raise ValueError(
+        f"coords must have {len(limits)} axes as in training, got {len(found)}"
+      )
+    axes = known.get("axes") or range(len(limits))
+    for axis, (low, high), (least, most) in zip(axes, limits, found, strict=True):
+      slack = (high - low) / 2
+      if least < low - slack or most > high + slack:
+        _warn_once(
+          f"The coordinate {axis} was in [{low:g}, {high:g}] in training",
+          f" and is in [{least:g}, {most:g}] here. The model sees absolute locations and"
+          " cannot predict there: scale coordinates as in training (unit:"
+          f" {known.get('unit')}), or use a relative model.",
+        )
+        break
+  if values is not None and {"mean", "std"} <= scale.keys():
+    found = _extremes(values, mask)
+    least, most = found[:, 0].min(initial=0), found[:, 1].max(initial=0)
+    if max(-least, most) > _LARGEST_VALUE:
+      _warn_once(
+        "The values of the model are (value - mean) / std with the mean"
+        f" {scale['mean']} and the std {scale['std']} (unit: {scale.get('unit')})",
+        f" and are in [{least:g}, {most:g}] here, far from those of its training.",
+      )
+
+
+def _extremes(x: typing.Any, mask: typing.Any) -> np.ndarray:
+  """The smallest and largest finite numbers of valid rows `[..., C]`, as `[C, 2]`."""
+  x = np.asarray(x, np.float64)
+  valid = np.isfinite(x)
+  if mask is not None:
+    valid &= np.asarray(mask)[..., None]
+  axes = tuple(range(x.ndim - 1))
+  least = np.min(x, axis=axes, where=valid, initial=np.inf)
+  most = np.max(x, axis=axes, where=valid, initial=-np.inf)
+  return np.stack([least, most], axis=-1)
+
+
+def _warn_once(known: str, received: str) -> None:
+  """Warns, unless the same range or scale has been named before."""
+  if known not in _warned:
+    _warned.add(known)
+    warnings.warn(known + received, stacklevel=3)
 
 
 def check_path(path: typing.Any) -> None:
@@ -190,6 +295,22 @@ def check_files(folder: typing.Any, digests: Mapping[str, str]) -> None:
       raise ValueError(f"{file} is missing")
     if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
       raise ValueError(f"{file} is damaged or of another model")
+
+
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, without the errors that it caused.
+
+  Orbax raises errors of other errors, with messages of many lines.
+
+  Args:
+    error: the error.
+
+  >>> first_line(OSError(28, "No space left on device", "runs/copy"))
+  "[Errno 28] No space left on device: 'runs/copy'"
+  """
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return (str(error).strip() or repr(error)).splitlines()[0][:300]
 
 
 # --- Folders and files.
@@ -258,7 +379,7 @@ def _restore(
       raise ValueError("its metadata is damaged")
     found = _signatures(stored)
   except Exception as error:
-    raise _unreadable(checkpoint, error) from error
+    raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   for name in [*described, *found]:
     if name not in found:
       raise ValueError(f"{checkpoint} lacks the parameter {name}")
@@ -277,15 +398,8 @@ def _restore(
   try:
     arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
   except Exception as error:
-    raise _unreadable(checkpoint, error) from error
+    raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   return jax.tree.map(jnp.asarray, arrays)
-
-
-def _unreadable(checkpoint: typing.Any, error: BaseException) -> ValueError:
-  while error.__cause__ is not None:
-    error = error.__cause__
-  reason = (str(error) or repr(error)).splitlines()[0][:300]
-  return ValueError(f"{checkpoint} cannot be read: {reason}")
 
 
 def _files(folder: typing.Any) -> Iterator[typing.Any]:

@@ -80,20 +80,23 @@ def check_key(rng: typing.Any) -> None:
     )
 
 
-def check_mask(mask: jax.Array, shape: tuple[int, ...] | None = None) -> None:
+def check_mask(
+  mask: jax.Array, shape: tuple[int, ...] | None = None, name: str = "mask"
+) -> None:
   """Raises an error unless a mask is bool; a mask of 0 and -inf is not.
 
   Args:
     mask: an array.
     shape: the shape that it must have; None means any.
+    name: the name that the error gives.
 
   Raises:
     ValueError: if the dtype or the shape is wrong.
   """
   if mask.dtype != jnp.bool_:
-    raise ValueError(f"mask must be bool, got dtype {mask.dtype}")
+    raise ValueError(f"{name} must be bool, got dtype {mask.dtype}")
   if shape is not None and mask.shape != shape:
-    raise ValueError(f"mask must be {shape}, got shape {mask.shape}")
+    raise ValueError(f"{name} must be {shape}, got shape {mask.shape}")
 
 
 def check_sizes(at_least: int = 1, **sizes: typing.Any) -> None:

@@ -98,7 +98,7 @@ def masked_mean(
   """
   x = jnp.asarray(x)
   where = jnp.ones(x.shape, bool) if where is None else as_array("where", where)
-  check_mask(where)
+  check_mask(where, name="where")
   where = jnp.broadcast_to(where, x.shape)
   zero = jnp.zeros((), x.dtype)
   total = jnp.sum(jnp.where(where, x, zero), axis=axis, keepdims=keepdims)

@@ -7,7 +7,6 @@ that names the problem; a case of the library raises an error that names the arg
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
-import gzip
 import json
 import os
 import pathlib
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 
 from absl import logging
 from etils import epath
@@ -25,18 +23,22 @@ import pytest
 
 from experiments import copy_task
 from experiments import export
+from experiments.activity import ActivityConfig
+from experiments.common import config as config_lib
+from experiments.common import flags
 from experiments.common import launch
 from experiments.common import metrics
+from experiments.common import systems
 from experiments.common import workdir as workdir_lib
-from experiments.common.errors import DataError
 from experiments.copy_task import CopyConfig
 from experiments.data import augmentation
-from experiments.data import celeba
 from experiments.data import copy
-from experiments.data import emnist
 from experiments.data import gp
 from experiments.data import images
-from experiments.data.human_activity import recordings
+from experiments.gp_regression import GPConfig
+from experiments.image_completion import ImageConfig
+from experiments.programs import PROGRAMS
+from experiments.terrain import TerrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIONS = dict(
@@ -248,10 +250,62 @@ def _damage(run, step):
 
 
 def test_options_without_effect_are_told_in_one_line(run, caplog):
-  given = ["--num_paths=2", "--num_latents=0", "--beam_width=8"]
+  given = ["--num_paths=2", "--num_latents=0", "--beam_width=8", "--log_every=2"]
   assert _run(run, "--mode=eval", *given) == 0
-  (line,) = _lines(caplog)
-  assert line == "--beam_width, --num_latents: no effect on --model=tca"
+  assert _lines(caplog) == [
+    "--beam_width, --num_latents: no effect with --model=tca; --log_every: no effect"
+    " with --mode=eval"
+  ]
+
+
+UNUSED = [
+  # Options of other models.
+  (CopyConfig, "train", dict(num_latents=4, model="tca"), "--num_latents: no effect with --model=tca"),
+  (CopyConfig, "train", dict(order="kd", model="ca"), "--order: no effect with --model=ca"),
+  (CopyConfig, "train", dict(branch_factor=4, num_latents=4, model="perceiver"), "--branch_factor: no effect with --num_latents=4"),
+  (GPConfig, "train", dict(order="kd", model="perceiver"), "--order: no effect with --model=perceiver"),
+  (TerrainConfig, "train", dict(num_frequencies=3, position_skip=True, model="relative_ca"), "--num_frequencies, --position_skip: no effect with --model=relative_ca"),
+  (TerrainConfig, "train", dict(map_side=9, model="ca"), "--map_side: no effect with --model=ca"),
+  # Parts of the objective without weight.
+  (CopyConfig, "train", dict(baseline_value=1.0), "--baseline_value: no effect with --baseline=batch"),
+  (CopyConfig, "train", dict(baseline_value=1.0, baseline="constant"), ""),
+  (CopyConfig, "train", dict(baseline="leaf", entropy_weight=1.0, reward="likelihood", lambda_rl=0.0), "--baseline, --entropy_weight, --reward: no effect with --lambda_rl=0.0"),
+  (CopyConfig, "train", dict(teacher_temperature=0.5, routing_weight=0.0), "--teacher_temperature: no effect with --routing_weight=0.0"),
+  *[(config, "train", dict(reward="accuracy"), "--reward: no effect with a regression")
+    for config in (GPConfig, ImageConfig, TerrainConfig)],
+  (ActivityConfig, "train", dict(reward="accuracy"), ""),
+  # Data sets.
+  (ImageConfig, "train", dict(manual_dir="x", dataset="mnist"), "--manual_dir: no effect with --dataset=mnist"),
+  (ImageConfig, "train", dict(manual_dir="x", dataset="celeba", data_dir="y"), ""),
+  (ActivityConfig, "train", dict(manual_dir="x", dataset="watch"), "--manual_dir: no effect with --dataset=watch"),
+  (ActivityConfig, "train", dict(manual_dir="x", dataset="uci", split="time"), ""),
+  (ActivityConfig, "eval", dict(eval_seed=3), "--eval_seed: no effect with segments, which are evaluated as they are"),
+  # Modes.
+  (GPConfig, "eval", dict(save_every=3, log_every=3), "--log_every, --save_every: no effect with --mode=eval"),
+  (GPConfig, "paths", dict(num_paths=3, kernel="matern52"), "--num_paths: no effect with --mode=paths"),
+  (TerrainConfig, "paths", dict(map_side=9, baselines=False, context_sizes="99", num_targets=9), "--baselines, --context_sizes, --map_side, --num_targets: no effect with --mode=paths"),
+  (TerrainConfig, "eval", dict(map_side=9, baselines=False, context_sizes="99", num_targets=9), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config_class, mode, options, expected", UNUSED)
+def test_option_without_effect_is_described(config_class, mode, options, expected):
+  config = config_class(**options)
+  assert systems.unused_options(config, sorted(options), mode) == expected
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_needs_of_options_name_options_and_allowed_values(program):
+  fields = {x.name: x for x in dataclasses.fields(program.config_class)}
+  assert set(program.config_class.UNUSED) <= set(fields)
+  for field in fields.values():
+    for other, allowed in field.metadata["needs"].items():
+      if other == "mode":
+        assert set(allowed) <= {*flags.MODES, *program.actions}
+      elif allowed == "above 0":
+        assert fields[other].metadata["at_least"] == 0
+      else:
+        assert set(allowed) <= set(config_lib.choices(fields[other]))
 
 
 def test_lock_is_released_when_the_run_ends(run, caplog):
@@ -450,58 +504,3 @@ def test_batches_are_the_same_under_x64(sample):
   for name in ("coords", "values", "mask", "query_coords", "targets", "query_mask"):
     a, b = (getattr(batch, name) for batch in batches)
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-
-
-# --- Files of data sets.
-
-
-def _emnist(data):
-  def read(folder):
-    with zipfile.ZipFile(folder / "gzip.zip", "w") as files:
-      for part in ("images-idx3", "labels-idx1"):
-        name = f"gzip/emnist-balanced-train-{part}-ubyte.gz"
-        files.writestr(name, gzip.compress(data(int(part[-1]))))
-    return emnist.read_split(epath.Path(folder / "gzip.zip"), "train")
-
-  return read
-
-
-def _celeba(data):
-  def read(folder):
-    (folder / "list.txt").write_bytes(data)
-    with zipfile.ZipFile(folder / "images.zip", "w"):
-      pass
-    paths = (folder / "list.txt", folder / "images.zip")
-    return celeba.read_partitions(*map(epath.Path, paths))
-
-  return read
-
-
-def _uci(**changes):
-  row = dict(sequence="A01", tag=recordings.TAGS[0], timestamp="0", date="-")
-  row |= dict(x="1", y="1", z="1", label="walking") | changes
-  lines = [",".join(row.values())]
-  return lambda _: recordings.read_recordings(lines, tuple(row), False, "uci.txt")
-
-
-DATA = [
-  ("EMNIST 2^31", _emnist(lambda rank: bytes([0, 0, 8, rank]) + b"\x80\0\0\0" * rank), "must contain the 9903520314283042199192993792 bytes"),
-  ("EMNIST empty", _emnist(lambda rank: bytes([0, 0, 8, rank]) + bytes(4 * rank)), "the train split is empty"),
-  ("CelebA empty", _celeba(b""), "lists no images"),
-  ("CelebA bytes", _celeba(b"\xff\xfe"), "list.txt cannot be read"),
-  ("UCI far", _uci(x="1e30"), "line 1: x, y and z must be at most 1000 m"),
-  ("UCI time", _uci(timestamp="9" * 30), "line 1: timestamp must be in"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name, read, message", DATA, ids=[x[0] for x in DATA])
-def test_damaged_data_file_is_named(name, read, message, tmp_path):
-  del name
-  with pytest.raises(DataError) as error:
-    read(tmp_path)
-  assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_empty_recordings_are_named():
-  with pytest.raises(DataError, match=r"uci\.txt is empty"):
-    recordings.read_recordings([], ("sequence",), False, "uci.txt")

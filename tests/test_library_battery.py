@@ -1,6 +1,9 @@
 """A battery of wrong and unusual arguments of the library, one case a line."""
 
 import functools
+import pathlib
+import re
+import warnings
 
 from flax import serialization
 import jax
@@ -55,7 +58,7 @@ RAISE = [
   ("int mask", lambda: _attend(np.ones(4, int)), "mask must be bool"),
   ("short mask", lambda: _attend(np.ones(3, bool)), r"mask must be \(4,\)"),
   ("softmax mask", lambda: tca_jax.masking.masked_softmax(LOGITS, LOGITS), "mask must be bool"),
-  ("mean mask", lambda: tca_jax.masking.masked_mean(LOGITS, LOGITS), "mask must be bool"),
+  ("mean mask", lambda: tca_jax.masking.masked_mean(LOGITS, LOGITS), "where must be bool"),
   ("more tokens", lambda: tca_jax.aggregate(_mean, TREE, np.ones((12, 3))), r"of the tree, \[9, D\]"),
   ("other depth", lambda: tca_jax.aggregate(_mean, TREE, np.ones((8, 3))), "of depth 4"),
   ("label K", lambda: _labels([0, 4]), r"labels must be in \[0, 4\), got 4"),
@@ -96,6 +99,61 @@ def test_wrong_argument_raises_and_is_named(name, function, message):
   del name
   with pytest.raises((ValueError, TypeError), match=message):
     function()
+
+
+KNOWN = {
+  "coords": {"axes": ["x", "y"], "range": [[0, 1], [-2, 2]], "unit": "km"},
+  "values": {"mean": 5.0, "std": 2.0, "unit": "m"},
+}
+POINT = tca_jax.PointEmbedder(4, 1)
+PLACELESS = tca_jax.PlacelessEmbedder(4)
+
+WARN = [
+  ("metres", POINT, KNOWN, [431000.0, 0.0], None, r"coordinate x was in \[0, 1\] in training and is in \[431000, 431000\].*unit: km"),
+  ("second axis", POINT, KNOWN, [0.5, -4.5], None, r"coordinate y was in \[-2, 2\] .* in \[-4.5, -4.5\]"),
+  ("raw values", POINT, KNOWN, [0.5, 0.0], [531.0], r"mean 5.0 and the std 2.0 \(unit: m\) and are in \[0, 531\]"),
+  ("relative values", PLACELESS, KNOWN, [0.5, 0.0], [-1e9], r"in \[-1e\+09, 0\] here"),
+  ("relative metres", PLACELESS, KNOWN, [431000.0, 0.0], [1.0], None),
+  ("inside", POINT, KNOWN, [1.0, -2.0], [3.0], None),
+  ("near", POINT, KNOWN, [1.4, -3.9], [29.0], None),
+  ("NaN", POINT, KNOWN, [np.nan, 0.0], [np.nan], None),
+  ("masked", POINT, KNOWN, [431000.0, 0.0], [531.0], None),
+  ("own info", POINT, {"coords": "lon, lat", "values": [1.0]}, [431000.0, 0.0], [531.0], None),
+  ("no info", POINT, {}, [431000.0, 0.0], [531.0], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "name, embedder, info, coords, values, message", WARN, ids=[x[0] for x in WARN]
+)
+def test_inputs_far_outside_the_training_are_told_once(
+  name, embedder, info, coords, values, message, monkeypatch
+):
+  monkeypatch.setattr(tca_jax.checkpoint, "_warned", set())
+  mask = np.array([[False, name != "masked"]])
+  values = None if values is None else np.array([[[0.0], values]], np.float32)
+  inputs = (np.array([[[0.5, 0.0], coords]], np.float32), values, mask)
+  model = _model(embedder=embedder)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+      tca_jax.warn_outside_range(model, info, *inputs)
+  assert len(caught) == (message is not None)
+  if message is not None:
+    assert re.search(message, str(caught[0].message))
+    assert caught[0].filename == __file__
+
+
+def test_shipped_model_far_outside_its_training_is_told(monkeypatch):
+  monkeypatch.setattr(tca_jax.checkpoint, "_warned", set())
+  folder = pathlib.Path(__file__).parent.parent / "checkpoints" / "gp_tca"
+  model, _, info = tca_jax.load(folder)
+  metres = np.linspace(431000, 432000, 5)[None, :, None]
+  with pytest.warns(UserWarning, match=r"x was in \[-2, 2\] in training"):
+    tca_jax.warn_outside_range(model, info, metres)
+  with pytest.raises(ValueError, match="coords must have 1 axes as in training, got 2"):
+    tca_jax.warn_outside_range(model, info, X)
+  jax.jit(lambda x: tca_jax.warn_outside_range(model, info, x))(metres)
 
 
 def _lists(x):

@@ -75,6 +75,7 @@ SURFACE = {
     "tree",
     "tree_attention",
     "tree_depth",
+    "warn_outside_range",
   ],
   "tca_jax.attention": [
     "CrossAttentionOutput",
@@ -88,8 +89,10 @@ SURFACE = {
     "check_files",
     "check_path",
     "file_digests",
+    "first_line",
     "load",
     "save",
+    "warn_outside_range",
   ],
   "tca_jax.checks": [
     "as_array",

@@ -21,7 +21,6 @@ from orbax.checkpoint import v1 as ocp
 
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
-from experiments.common.errors import first_line
 import tca_jax
 from tca_jax import checkpoint
 
@@ -88,7 +87,7 @@ class Checkpoints:
       workdir_lib.write_json(folder / _CHECKSUMS, digests)
     except Exception as error:
       raise CheckpointError(
-        f"step {step} could not be saved in {self._directory}: {first_line(error)}; the"
+        f"step {step} could not be saved in {self._directory}: {checkpoint.first_line(error)}; the"
         f" newest checkpoint there is {kept[-1] if kept else 'none'}, the same command"
         " continues from it"
       ) from error
@@ -115,7 +114,7 @@ class Checkpoints:
         _check_files(self._directory / str(step))
         return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
-        reason = first_line(error)
+        reason = checkpoint.first_line(error)
         logging.warning(
           "checkpoint %d in %s cannot be restored, trying the one before: %s",
           step,

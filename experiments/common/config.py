@@ -18,6 +18,7 @@ Group = typing.Literal["task", "model", "training", "evaluation", "logging", "fi
 GROUPS: tuple[Group, ...] = typing.get_args(Group)
 Model = typing.Literal["tca", "ca", "perceiver", "relative_tca", "relative_ca"]
 Recipe = typing.Literal["default", "paper"]
+Needs = Mapping[str, tuple[typing.Any, ...] | typing.Literal["above 0"]]
 
 _TREES: tuple[Model, ...] = ("tca", "relative_tca")
 _RELATIVE: tuple[Model, ...] = ("relative_tca", "relative_ca")
@@ -39,6 +40,7 @@ def option(
   at_least: float | None = None,
   below: float = math.inf,
   models: tuple[Model, ...] = (),
+  needs: Needs | None = None,
 ) -> typing.Any:
   """Declares an option, as a field of a config.
 
@@ -51,6 +53,8 @@ def option(
     at_least: smallest allowed number.
     below: exclusive upper limit of a number.
     models: the models on which the option has an effect; empty: all.
+    needs: the values of other options, and of the flag "mode", with which the option
+      has an effect, by name.
   """
   metadata = dict(
     group=group,
@@ -58,7 +62,7 @@ def option(
     choices=choices,
     at_least=at_least,
     below=below,
-    models=models,
+    needs=({"model": models} if models else {}) | dict(needs or {}),
   )
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -85,6 +89,8 @@ class Config:
     routing_weight=0.0,
     baseline="constant",
   )
+  # Options without any effect in an experiment, with the reason.
+  UNUSED: typing.ClassVar[Mapping[str, str]] = {}
 
   model: Model = option(
     "model",
@@ -235,7 +241,10 @@ class Config:
     at_least=0,
   )
   warmup_steps: int = option(
-    "training", 200, "Number of steps of linear learning-rate warm-up.", at_least=0
+    "training",
+    200,
+    "Number of steps of linear learning-rate warm-up, at most half of --num_steps.",
+    at_least=0,
   )
   adam_b1: float = option("training", 0.9, "Adam's beta1.", at_least=0, below=1)
   clip_norm: float = option(
@@ -261,6 +270,7 @@ class Config:
     "Weight of the policy's entropy bonus, relative to REINFORCE.",
     at_least=0,
     models=("tca",),
+    needs={"lambda_rl": "above 0"},
   )
   routing_weight: float = option(
     "training",
@@ -276,6 +286,7 @@ class Config:
     " sharpened.",
     at_least=0.01,
     models=("tca",),
+    needs={"routing_weight": "above 0"},
   )
   baseline: objectives.Baseline = option(
     "training",
@@ -283,18 +294,21 @@ class Config:
     "Baseline subtracted from the REINFORCE reward: a constant, the mean of the batch"
     " for the same query position, or the reward when all leaves are read (leaf).",
     models=("tca",),
+    needs={"lambda_rl": "above 0"},
   )
   baseline_value: float = option(
     "training",
     0.0,
     "Value of the baseline when --baseline=constant.",
     models=("tca",),
+    needs={"lambda_rl": "above 0", "baseline": ("constant",)},
   )
   reward: objectives.Reward = option(
     "training",
     "accuracy",
     "REINFORCE reward of a classification; a regression always uses the likelihood.",
     models=("tca",),
+    needs={"lambda_rl": "above 0"},
   )
 
   eval_batches: int = option(
@@ -310,6 +324,7 @@ class Config:
     " training, 1 for tca and --beam_width for relative_tca.",
     at_least=0,
     models=_TREES,
+    needs={"mode": ("train", "eval")},
   )
   eval_seed: int = option(
     "evaluation",
@@ -319,10 +334,18 @@ class Config:
     below=_SEED_LIMIT,
   )
   save_every: int = option(
-    "logging", 500, "Number of steps between checkpoints.", at_least=1
+    "logging",
+    500,
+    "Number of steps between checkpoints.",
+    at_least=1,
+    needs={"mode": ("train",)},
   )
   log_every: int = option(
-    "logging", 50, "Number of steps between lines of metrics.jsonl.", at_least=1
+    "logging",
+    50,
+    "Number of steps between lines of metrics.jsonl.",
+    at_least=1,
+    needs={"mode": ("train",)},
   )
 
   def __init_subclass__(cls, **kwargs: typing.Any):
@@ -391,10 +414,19 @@ def trained_options(config_class: type[Config]) -> tuple[str, ...]:
   )
 
 
-def options_of_other_models(model: Model) -> set[str]:
-  """Names of the options that have no effect on a model."""
-  return {
-    field.name
-    for field in dataclasses.fields(Config)
-    if field.metadata["models"] and model not in field.metadata["models"]
-  }
+def unused_because(config: Config, name: str, mode: str) -> str | None:
+  """The reason why an option has no effect, such as "--model=tca"; None if it has one.
+
+  Args:
+    config: a config.
+    name: name of the option.
+    mode: what is done with the config: the value of the flag `--mode`.
+  """
+  if name in config.UNUSED:
+    return config.UNUSED[name]
+  (field,) = (field for field in dataclasses.fields(config) if field.name == name)
+  for other, allowed in field.metadata["needs"].items():
+    value: typing.Any = mode if other == "mode" else getattr(config, other)
+    if not (value > 0 if allowed == "above 0" else value in allowed):
+      return f"--{other}={value}"
+  return None

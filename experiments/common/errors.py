@@ -38,14 +38,3 @@ class PreemptedError(UserError, RuntimeError):
 
   exit_code = 143
   log_level = logging.WARNING
-
-
-def first_line(error: BaseException) -> str:
-  """The first line of an error's message, without the errors that it caused.
-
-  >>> first_line(OSError(28, "No space left on device", "runs/copy"))
-  "[Errno 28] No space left on device: 'runs/copy'"
-  """
-  while error.__cause__ is not None:
-    error = error.__cause__
-  return (str(error).strip() or repr(error)).splitlines()[0][:300]

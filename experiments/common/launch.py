@@ -28,8 +28,8 @@ from experiments.common import train as train_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.config import Config
 from experiments.common.errors import ConfigError
-from experiments.common.errors import first_line
 from experiments.common.errors import UserError
+from tca_jax.checkpoint import first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Program(typing.Generic[task_lib.TaskType]):
       UserError: if there is no run or no checkpoint, or if an option contradicts it.
     """
     config = workdir_lib.load_for_evaluation(self.config_class, workdir, given=options)
+    if unused := systems.unused_options(config, options, "eval"):
+      logging.warning("%s", unused)
     return evaluate_lib.evaluate_workdir(self._task(config), workdir, out)
 
   def restore(self, workdir: epath.PathLike) -> task_lib.Restored[task_lib.TaskType]:
@@ -150,9 +152,8 @@ class Program(typing.Generic[task_lib.TaskType]):
       config = workdir_lib.load_for_evaluation(
         self.config_class, workdir, recipe, given
       )
-    if unused := systems.unused_options(config, given):
-      flags_given = ", ".join(f"--{name}" for name in unused)
-      logging.warning("%s: no effect on --model=%s", flags_given, config.model)
+    if unused := systems.unused_options(config, given, mode):
+      logging.warning("%s", unused)
     # Errors in paths are found before the work.
     if trains:
       workdir_lib.check_claim(config, workdir)

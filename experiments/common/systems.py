@@ -209,12 +209,26 @@ TITLES: dict[str, str] = {
 }
 
 
-def unused_options(config: Config, names: Iterable[str]) -> list[str]:
-  """The options among `names` that have no effect on the model of a config."""
-  unused = config_lib.options_of_other_models(config.model)
-  if _is_placeless(config):
-    unused |= {"position_skip", "num_frequencies"}
-  return [name for name in names if name in unused]
+def unused_options(config: Config, names: Iterable[str], mode: str) -> str:
+  """Describes the options among `names` that have no effect; "" if all have one.
+
+  Args:
+    config: a config.
+    names: names of options.
+    mode: what is done with the config: the value of the flag `--mode`.
+  """
+  unused: dict[str, list[str]] = {}
+  for name in names:
+    reason = config_lib.unused_because(config, name, mode)
+    if name in ("position_skip", "num_frequencies") and _is_placeless(config):
+      reason = f"--model={config.model}"
+    if name == "branch_factor" and config.model == "perceiver" and config.num_latents:
+      reason = f"--num_latents={config.num_latents}"
+    if reason:
+      unused.setdefault(reason, []).append(f"--{name}")
+  return "; ".join(
+    f"{', '.join(flags)}: no effect with {reason}" for reason, flags in unused.items()
+  )
 
 
 def _is_placeless(config: Config) -> bool:

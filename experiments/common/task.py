@@ -14,6 +14,7 @@ from experiments.common import inspection
 from experiments.common import systems
 from experiments.common.batch import Batch
 from experiments.common.config import ConfigType
+import tca_jax
 
 Stream = typing.Literal["train", "eval", "init"]
 STREAMS: tuple[Stream, ...] = typing.get_args(Stream)
@@ -180,6 +181,8 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
   ) -> inspection.Inspection:
     """Predicts from contexts, and keeps the trees to show the nodes read.
 
+    Warns if inputs are far outside the range of training.
+
     Args:
       params: parameters of the model.
       coords: `[B, N, C]`.
@@ -187,6 +190,8 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
       query_coords: `[B, M, C]`.
       mask: `[B, N]` bool, True at valid tokens; None: all are valid.
     """
+    tca_jax.warn_outside_range(self.model, self.inputs, coords, values, mask)
+    tca_jax.warn_outside_range(self.model, self.inputs, query_coords)
     memory = self.index(params, coords, values, mask)
     prediction = self.read(params, memory, query_coords)
     return inspection.Inspection(

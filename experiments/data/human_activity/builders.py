@@ -15,6 +15,7 @@ import pathlib
 import typing
 import zlib
 
+from absl import logging
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
@@ -134,9 +135,11 @@ class PersonActivity(RecordingsBuilder):
     "label",
   )
   HAS_HEADER = False
+  NUM_LINES: int | None = 164_860
+  _REPLACE = "replace it with the right file and run the same command again"
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f"download 'Localization Data for Person Activity' from the UCI Machine Learning"
-    f" Repository ({HOMEPAGE}), put its file {FILE} (164,860 lines) there"
+    f" Repository ({HOMEPAGE}), put its file {FILE} ({NUM_LINES:,} lines) there"
   )
 
   @classmethod
@@ -154,12 +157,18 @@ class PersonActivity(RecordingsBuilder):
     opened = gzip.open if source.suffix == ".gz" else open
     try:
       # Some editors begin a file with a byte order mark.
-      with opened(source, "rt", encoding="utf-8-sig") as lines:
-        return read_recordings(lines, self.COLUMNS, self.HAS_HEADER, self.FILE)
+      with opened(source, "rt", encoding="utf-8-sig") as file:
+        lines = file.readlines()
+      if self.NUM_LINES and 0 < len(lines) < self.NUM_LINES:
+        text = "%s has %d lines, the official file has %d: it may be cut short"
+        logging.warning(text, source, len(lines), self.NUM_LINES)
+      return read_recordings(lines, self.COLUMNS, self.HAS_HEADER, str(source))
+    except DataError as error:
+      raise DataError(f"{error}; {self._REPLACE}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
       raise DataError(
         f"{source} cannot be read ({error}): it is truncated or a different file;"
-        " replace it with the right one and run the same command again"
+        f" {self._REPLACE}"
       ) from error
 
 
@@ -173,6 +182,7 @@ class PersonActivityExcerpt(PersonActivity):
   FILE = "person_activity_excerpt.csv.gz"
   COLUMNS = ("id", "sequence", "tag", "timestamp", "x", "y", "z", "label")
   HAS_HEADER = True
+  NUM_LINES = None
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "it contains the first lines of UCI's 'Localization Data for Person Activity' as"
     f" gzipped CSV, with a header above the columns {', '.join(COLUMNS)}; put it there"
@@ -244,14 +254,17 @@ def load_recordings(
     The recordings, in the order of the source file.
 
   Raises:
-    DataError: if the source file is missing or malformed.
+    DataError: if the source file or the prepared file is missing or malformed.
   """
-  builder = DATASETS[dataset](data_dir=data_dir, file_format="array_record")
+  kind = DATASETS[dataset]
+  builder = preparation.build(
+    lambda: kind(data_dir=data_dir, file_format="array_record"),
+    epath.Path(data_dir) / kind.name,
+  )
   if not preparation.is_prepared(builder):
-    builder.find_source(manual_dir)  # its error is more precise than that of TFDS
-    preparation.prepare(builder, manual_dir)
-  source = builder.as_data_source(_TFDS_SPLIT)
-  return [Recording(**source[i]) for i in range(len(source))]
+    source = builder.find_source(manual_dir)  # its error is better than that of TFDS
+    preparation.prepare(builder, manual_dir, str(source))
+  return [Recording(**record) for record in preparation.records(builder, _TFDS_SPLIT)]
 
 
 def load_segments(

@@ -29,7 +29,9 @@ import tca_jax
 from tca_jax import checkpoint
 
 
-def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]:
+def export(
+  workdir: epath.PathLike, name: str, root: epath.PathLike
+) -> list[epath.Path]:
   """Writes `checkpoints/<name>` and `results/<name>.json` below a root folder.
 
   Args:
@@ -45,6 +47,7 @@ def export(workdir: epath.Path, name: str, root: epath.Path) -> list[epath.Path]
     CheckpointError: if the run is not finished, if a result was measured with other
       options than the run's, or if a checkpoint of that name exists.
   """
+  workdir, root = epath.Path(workdir), epath.Path(root)
   if not re.fullmatch(r"\w[\w.-]*", name):
     raise ConfigError(
       "name must be a name and not a path, of letters, digits, '_', '-' and '.', got"
@@ -109,7 +112,7 @@ def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
   (workdir / workdir_lib.CONFIG_FILE).copy(config)
 
 
-def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
+def build_task(workdir: epath.PathLike) -> tuple[str, task_lib.Task]:
   """Builds the task of a run, the only one that has all options of its config.
 
   Args:
@@ -130,7 +133,7 @@ def build_task(workdir: epath.Path) -> tuple[str, task_lib.Task]:
       continue
   if len(found) != 1:
     raise ConfigError(
-      f"the options in {workdir / workdir_lib.CONFIG_FILE} must belong to one of the"
+      f"the options in {epath.Path(workdir) / workdir_lib.CONFIG_FILE} must belong to one of the"
       f" tasks {', '.join(PROGRAMS)}; they belong to {', '.join(found) or 'none'}"
     )
   ((name, config),) = found.items()

@@ -18,6 +18,7 @@ import time
 from absl import logging
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,13 +31,17 @@ from experiments.common import launch
 from experiments.common import metrics
 from experiments.common import systems
 from experiments.common import workdir as workdir_lib
+from experiments.common.errors import ConfigError
 from experiments.copy_task import CopyConfig
 from experiments.data import augmentation
 from experiments.data import copy
 from experiments.data import gp
+from experiments.data import human_activity
 from experiments.data import images
+from experiments.data import windows
 from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
+from experiments.image_completion import ImageTask
 from experiments.programs import PROGRAMS
 from experiments.terrain import TerrainConfig
 
@@ -229,8 +234,8 @@ def test_metrics_damaged_line_keeps_the_others(data, lines, steps, run, caplog):
 )
 def test_export_damaged_file_reports_one_line(name, data, message, run, caplog):
   (run / name).write_bytes(data)
-  root = epath.Path(run.parent / "root")
-  assert launch.report(lambda: export.export(epath.Path(run), "x", root)) == 1
+  root = run.parent / "root"
+  assert launch.report(lambda: export.export(str(run), "x", str(root))) == 1
   (line,) = _lines(caplog)
   assert message in line and name in line
   assert not root.exists()
@@ -256,6 +261,26 @@ def test_options_without_effect_are_told_in_one_line(run, caplog):
     "--beam_width, --num_latents: no effect with --model=tca; --log_every: no effect"
     " with --mode=eval"
   ]
+
+
+@pytest.mark.parametrize("config_class", [ImageConfig, ActivityConfig])
+@pytest.mark.parametrize("name", ["data_dir", "manual_dir"])
+def test_empty_name_of_a_folder_is_refused(config_class, name):
+  with pytest.raises(ConfigError, match=f"{name} must be the path of a folder, got ''"):
+    config_class(**{name: ""})
+
+
+# Paths that are a file, below a file, a dangling link, a link to itself, or unwritable.
+@pytest.mark.parametrize("name", ["file", "file/x", "link", "loop", "/proc/x"])
+def test_data_dir_that_cannot_be_written_is_named(name, tmp_path, caplog):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to(tmp_path / "nothing")
+  (tmp_path / "loop").symlink_to(tmp_path / "loop")
+  folder = tmp_path / name
+  config = ImageConfig(dataset="mnist", data_dir=str(folder))
+  assert launch.report(lambda: ImageTask(config) and None) == 1
+  (line,) = _lines(caplog)
+  assert line.startswith(f"mnist_digits cannot be prepared in {folder}/mnist_digits/")
 
 
 UNUSED = [
@@ -491,7 +516,29 @@ def _moved_batch(rng):
   return augmentation.random_rigid_motion(rng, _image_batch(rng))
 
 
-@pytest.mark.parametrize("sample", [_copy_batch, _gp_batch, _image_batch, _moved_batch])
+def _window_batch(rng):
+  points = np.random.default_rng(0).uniform(size=(200, 3)).astype(np.float32)
+  train = windows.Points(
+    coords=jnp.asarray(points[:, :2]), values=jnp.asarray(points[:, 2:])
+  )
+  shares = dict(whole_map=0.2, densest=0.2, full_context=0.5)
+  return windows.sample(rng, train, None, 3, 16, num_targets=8, **shares)
+
+
+def _segment_batch(rng):
+  rows = np.cumsum(np.ones((9, human_activity.SEGMENT), np.int32), axis=1)
+  values = np.stack([rows, rows], axis=-1).astype(np.float32)
+  labels = rows * np.arange(9, dtype=np.int32)[:, None] % 7
+  segments = human_activity.Segments(time=rows, values=values, labels=labels)
+  return human_activity.sample(rng, segments, 4)
+
+
+SAMPLERS = [
+  _copy_batch, _gp_batch, _image_batch, _moved_batch, _window_batch, _segment_batch
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sample", SAMPLERS)
 def test_batches_are_the_same_under_x64(sample):
   before = jax.config.read("jax_enable_x64")
   batches = []

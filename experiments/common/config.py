@@ -387,6 +387,8 @@ class Config:
         raise ConfigError(
           f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
         )
+      if field.name.endswith("_dir") and not value:
+        raise ConfigError(f"{field.name} must be the path of a folder, got {value!r}")
       number = isinstance(value, int | float)
       if number and not -math.inf < value < allowed["below"]:
         limit = f"below {allowed['below']}" if allowed["below"] < math.inf else "finite"

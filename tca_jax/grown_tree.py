@@ -161,7 +161,8 @@ def _place_empty(
   start = jnp.where(first > 0, node_high, cell[0])[:, None]
   end = jnp.maximum(cell[1][:, None], start)
   place = start + (end - start) * share[..., None].astype(start.dtype)
-  return tuple(jnp.where(occupied[..., None], x, place) for x in (low, high))
+  occupied = occupied[..., None]
+  return jnp.where(occupied, low, place), jnp.where(occupied, high, place)
 
 
 def _split_cells(

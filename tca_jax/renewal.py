@@ -275,8 +275,14 @@ def _merge(
   features, merged = [], None
   if isinstance(memory, NodeMemory):
     rows = memory_lib.sibling_nodes(memory, node)
-    fields = {f.name for f in dataclasses.fields(LevelStatistics)} - {"count"}
-    children = LevelStatistics(count=count, **{name: rows[name] for name in fields})
+    children = LevelStatistics(
+      count=count,
+      centroid=rows.centroid,
+      low=rows.low,
+      high=rows.high,
+      mean=rows.mean,
+      variance=rows.variance,
+    )
     children = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), children)
     merged = merge_siblings(children, b)
     described = relative.child_features(merged, children)

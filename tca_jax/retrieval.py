@@ -265,7 +265,6 @@ def read_beam(
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   tree = memory.tree
   b, depth, num_valid = tree.branch_factor, tree.depth, tree.num_valid
-  grown = isinstance(tree, GrownTree)
   children = jnp.arange(b, dtype=jnp.int32)
   # For each path: the node reached, its first token (see `walk_down`), and the policy's
   # log-probability of the path.
@@ -284,7 +283,7 @@ def read_beam(
   for level in range(1, depth + 1):
     child_first = (first[:, None] + b ** (level - 1) * children[None]).ravel()
     valid = (child_first < num_valid).reshape(-1, b)
-    if grown:
+    if isinstance(tree, GrownTree):
       valid = gather_rows(tree.counts, node) > 0
     policy_logits = child_logits(policy_query, gather_rows(policy_keys, node))
     log_heads = masked_log_softmax(policy_logits, valid[:, None])

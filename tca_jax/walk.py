@@ -101,7 +101,7 @@ def walk_down(
     A `Walk`.
   """
   b, depth = tree.branch_factor, tree.depth
-  num_valid, grown = tree.num_valid, isinstance(tree, GrownTree)
+  num_valid = tree.num_valid
   noise = None
   if rng is not None:
     check_key(rng)
@@ -116,7 +116,7 @@ def walk_down(
     # A tree that has grown has counts instead.
     node, first, _ = carry
     stride, noise = level
-    if grown:
+    if isinstance(tree, GrownTree):
       count = gather_rows(tree.counts, node)
       valid, counted = count > 0, jnp.any(count > 1)
     else:

@@ -1,7 +1,9 @@
 """Contexts that grow: placing, renewal against builds from scratch, nothing lost."""
 
 import dataclasses
+import doctest
 import functools
+import pathlib
 
 import chex
 from flax import serialization
@@ -526,6 +528,13 @@ def test_retreever_with_encoder_or_without_tree_is_refused(rng):
         coords,
         values,
       )
+
+
+@pytest.mark.slow
+def test_example_of_the_documentation_runs():
+  page = pathlib.Path(__file__).parent.parent / "docs" / "concepts" / "growth.md"
+  result = doctest.testfile(str(page), module_relative=False)
+  assert result.attempted > 10 and result.failed == 0
 
 
 # --- Bad input.

@@ -300,9 +300,12 @@ def _build(
     statistics = node_statistics(tree, coords, arrays["values"])
     families = zip(statistics.levels[:-1], statistics.levels[1:], strict=True)
     features = [relative.child_features(*family) for family in families]
-    levels = tree_lib.aggregate(
-      functions.aggregate, tree, tokens, node_features=features
-    )
+    if tokens.shape[1]:
+      levels = tree_lib.aggregate(
+        functions.aggregate, tree, tokens, node_features=features
+      )
+    else:  # no summaries
+      levels = tuple(x.centroid[:, :0] for x in statistics.levels)
     summaries = [functions.project(level) for level in levels]
     memory: typing.Any = memory_lib.pack_nodes(tree, statistics, summaries)
   else:

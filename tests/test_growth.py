@@ -148,9 +148,12 @@ _nearest = jax.jit(relative.nearest_nodes, static_argnums=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capacity", (8, pytest.param(16, marks=pytest.mark.slow)))
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_any_sequence_equals_a_build_from_scratch_and_loses_no_token(kind, data):
+def test_any_sequence_equals_a_build_from_scratch_and_loses_no_token(
+  kind, capacity, data
+):
   rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
   first = _data(rng, STEP)
   growing = _start(kind, first, capacity=8)
@@ -168,7 +171,7 @@ def test_any_sequence_equals_a_build_from_scratch_and_loses_no_token(kind, data)
         assert was_removed == (number in known)
         known.pop(number, None)
     elif step == "rebuild" and known:
-      growing = _jit("rebuild", kind, capacity=16)(growing)
+      growing = _jit("rebuild", kind, capacity=capacity)(growing)
     else:
       new = _data(rng, STEP, scale=10.0 if step == "far" else 1.0)
       mask = rng.random(STEP) < 0.8
@@ -181,7 +184,8 @@ def test_any_sequence_equals_a_build_from_scratch_and_loses_no_token(kind, data)
         assert int(numbers[i]) not in known
         known[int(numbers[i])] = tuple(x[i] for x in new)
   _check(growing, known)
-  _check_read(growing, rng, data.draw(st.sampled_from((1, 3)), "num_paths"))
+  num_paths = data.draw(st.sampled_from((1, 3) if kind == "tree" else (3,)), "paths")
+  _check_read(growing, rng, num_paths)
 
 
 def _grown(kind, b, rng):
@@ -213,10 +217,8 @@ def test_grown_memory_and_its_reads_equal_the_reference(kind, b, rng):
         np.testing.assert_allclose(found, [centroid, low, high], rtol=0, atol=1e-5)
         np.testing.assert_allclose(slots.variance[slot], variance, rtol=0, atol=1e-5)
     query = rng.normal(size=2).astype(np.float32)
-    for num_paths in (1, 3):
-      found, _ = _nearest(query - origin, growing.memory, num_paths)
-      expected = reference.nearest_nodes(query, root, statistics, num_paths)
-      assert _nodes(found) == expected
+    found, _ = _nearest(query - origin, growing.memory, 3)
+    assert _nodes(found) == reference.nearest_nodes(query, root, statistics, 3)
     return
 
   for node in [node for level in levels[1:-1] for node in level]:
@@ -327,20 +329,20 @@ def test_find_slots_many_equal_one_by_one_for_two_children(rng):
 
 
 def test_insert_full_subtree_refuses_and_changes_nothing(rng):
-  growing = _start("node", _data(rng, 5), capacity=16)
-  corner = tuple(x * 0 + 9 for x in _data(rng, STEP))
-  accepted, numbers = _insert("node", growing, corner, reach=1)
+  first = _data(rng, STEP)
+  growing = _start("tree", first, capacity=8)
+  corner = tuple(np.full_like(x, 9) for x in first)
+  accepted, numbers = _insert("tree", growing, corner, reach=1)
   count = int((numbers >= 0).sum())
-  assert 0 < count < STEP and numbers.tolist() == [5, 6, -1][:count] + [-1] * (
-    STEP - count
-  )
-  again, refused = _insert("node", accepted, corner, reach=1)
+  assert 0 < count < STEP
+  assert numbers.tolist() == ([3, 4, 5][:count] + [-1] * STEP)[:STEP]
+  again, refused = _insert("tree", accepted, corner, reach=1)
   assert refused.tolist() == [-1] * STEP
   chex.assert_trees_all_close(again, accepted, rtol=1e-6, atol=1e-6)
-  larger = _jit("rebuild", "node", capacity=32)(again)
-  assert larger.capacity == 32 and larger.tree.num_valid == 5 + count
-  _, numbers = _insert("node", larger, corner, reach=1)
-  assert numbers[0] >= 0
+  larger = _jit("rebuild", "tree")(again)
+  assert larger.capacity == 16
+  tokens = [np.concatenate(x) for x in zip(first, corner, strict=True)]
+  _check(larger, {i: tuple(x[i] for x in tokens) for i in range(STEP + count)})
 
 
 # --- Transformations.
@@ -352,10 +354,10 @@ def test_remove_all_then_insert_reads_only_the_new_tokens(kind, rng):
   growing, removed = _jit("remove", kind)(growing, np.arange(STEP))
   assert removed.all() and growing.tree.num_valid == 0
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(growing))
-  _check_read(growing, rng, 1)
+  _check_read(growing, rng, 3)
   growing, numbers = _insert(kind, growing, _data(rng, STEP))
   assert np.all(numbers >= 0)
-  _check_read(growing, rng, 1)
+  _check_read(growing, rng, 3)
 
 
 def test_insert_vmap_equals_each(rng):
@@ -374,6 +376,17 @@ def test_insert_vmap_equals_each(rng):
     expected = _insert("node", part, new[i], mask[i])
     mine = jax.tree.map(lambda x, i=i: x[i], found)
     chex.assert_trees_all_close(mine, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_start_without_summaries_of_a_large_context(rng):
+  coords, _, values = _data(rng, 2 * tree_lib.CHUNK + 1)
+  functions = growth.NodeFunctions(lambda x, *_: x[..., 0, :], lambda x: x)
+  start = jax.jit(functools.partial(growth.start, functions))
+  growing = start(coords, coords[:, :0], values=values)
+  expected = tca_jax.node_statistics(growing.tree, growing.coords, growing.values)
+  slots = memory_lib.slot_nodes(growing.memory, slice(0, 2))
+  np.testing.assert_array_equal(slots.count, expected.levels[1].count)
 
 
 @pytest.mark.slow
@@ -454,7 +467,9 @@ def _index_and_insert(model, rng):
   return params, growing, coords, values, mask
 
 
-@pytest.mark.parametrize("name, options", MODELS)
+@pytest.mark.parametrize(
+  "name, options", (pytest.param(*MODELS[0], marks=pytest.mark.slow), MODELS[1])
+)
 def test_retreever_insert_equals_index_with_the_same_leaf_slots(name, options, rng):
   model = models.model(name, **options)
   params, growing, coords, values, mask = _index_and_insert(model, rng)

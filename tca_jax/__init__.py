@@ -3,6 +3,7 @@
 from tca_jax import attention
 from tca_jax import checkpoint
 from tca_jax import checks
+from tca_jax import growth
 from tca_jax import masking
 from tca_jax import memory
 from tca_jax import modules
@@ -19,6 +20,7 @@ from tca_jax.checkpoint import load
 from tca_jax.checkpoint import save
 from tca_jax.checkpoint import warn_outside_range
 from tca_jax.checks import check_context
+from tca_jax.growth import GrowingMemory
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import NodeMemory
 from tca_jax.memory import PointMemory
@@ -71,6 +73,7 @@ __all__ = [
   "Gaussian",
   "GaussianHead",
   "GaussianMixture",
+  "GrowingMemory",
   "MixtureHead",
   "NodeMemory",
   "NodeStatistics",
@@ -100,6 +103,7 @@ __all__ = [
   "checkpoint",
   "checks",
   "cross_attention",
+  "growth",
   "load",
   "masking",
   "memory",

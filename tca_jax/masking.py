@@ -4,6 +4,7 @@
 finite values and finite gradients under any mask.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import jax
@@ -12,7 +13,13 @@ import jax.numpy as jnp
 from tca_jax.checks import as_array
 from tca_jax.checks import check_mask
 
-__all__ = ["MASKED", "masked_log_softmax", "masked_mean", "masked_softmax"]
+__all__ = [
+  "MASKED",
+  "masked_log_softmax",
+  "masked_mean",
+  "masked_softmax",
+  "merge_children",
+]
 
 # Replaces -inf in logits and log-probabilities. It is finite, so that a masked entry
 # never becomes NaN in a gradient, and exp(MASKED - x) is still 0 for any x.
@@ -104,3 +111,31 @@ def masked_mean(
   total = jnp.sum(jnp.where(where, x, zero), axis=axis, keepdims=keepdims)
   count = jnp.sum(where, axis=axis, keepdims=keepdims)
   return total / jnp.maximum(count, 1).astype(total.dtype)
+
+
+def merge_children(
+  aggregate_fn: Callable[..., jax.Array],
+  children: jax.Array,
+  mask: jax.Array,
+  *features: jax.Array,
+) -> jax.Array:
+  """Computes the values of nodes from those of their children (Sec. 3.1).
+
+  Args:
+    aggregate_fn: see `tree.aggregate`.
+    children: `[..., b, D]`, 0 where masked.
+    mask: `[..., b]` bool, True at valid children.
+    *features: arguments of aggregate_fn after the mask.
+
+  Returns:
+    `[..., D]`. A node with one valid child has the value of that child; one without is
+    0.
+
+  >>> x = jnp.array([[[1.0], [0.0]], [[1.0], [3.0]]])
+  >>> merge_children(lambda x, mask: jnp.max(x, axis=-2), x, x[..., 0] > 0).tolist()
+  [[1.0], [3.0]]
+  """
+  summary = aggregate_fn(children, mask, *features)
+  only_child = jnp.sum(children, axis=-2)
+  several = jnp.sum(mask, axis=-1, keepdims=True) > 1
+  return jnp.where(several, summary, only_child).astype(children.dtype)

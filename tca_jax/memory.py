@@ -5,17 +5,16 @@ This is the only file that knows the packed layouts of a `TreeMemory` and of a
 """
 
 from collections.abc import Sequence
-import dataclasses
-import typing
 
 import chex
-from flax import serialization
 import jax
 import jax.numpy as jnp
 
+from tca_jax import state
 from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
 from tca_jax.statistics import Domain
+from tca_jax.statistics import LevelStatistics
 from tca_jax.statistics import measure_domain
 from tca_jax.statistics import NodeStatistics
 from tca_jax.tree import Tree
@@ -35,6 +34,7 @@ __all__ = [
   "pack",
   "pack_nodes",
   "pack_points",
+  "pack_rows",
   "sibling_nodes",
   "slot_nodes",
 ]
@@ -299,20 +299,30 @@ def pack_nodes(
     raise ValueError(
       f"summaries must be {depth + 1} levels of [{b}**l, W], got shapes {shapes}"
     )
-  levels = []
-  for level, summary in zip(statistics.levels, summaries, strict=True):
-    count = level.count[:, None].astype(jnp.float32)
-    boxes = (level.low, level.high, level.centroid)
-    moments = (level.mean, level.variance)
-    levels.append(
-      jnp.concatenate([count, *boxes, *moments, summary.astype(jnp.float32)], axis=-1)
-    )
-  rows = join_levels(levels, b)
+  families = zip(statistics.levels, summaries, strict=True)
+  rows = join_levels([pack_rows(*family) for family in families], b)
   return NodeMemory(
     tree=jax.tree.map(jnp.asarray, tree),
     rows=rows.reshape(-1, b, rows.shape[-1]),
     domain=statistics.domain,
   )
+
+
+def pack_rows(statistics: LevelStatistics, summaries: jax.Array) -> jax.Array:
+  """Packs the statistics and summaries of some nodes of a `NodeMemory`.
+
+  Args:
+    statistics: `LevelStatistics` of n nodes.
+    summaries: `[n, W]`.
+
+  Returns:
+    `[n, F]` float32, the fields of `Nodes`.
+  """
+  count = statistics.count[:, None].astype(jnp.float32)
+  boxes = (statistics.low, statistics.high, statistics.centroid)
+  moments = (statistics.mean, statistics.variance)
+  summaries = summaries.astype(jnp.float32)
+  return jnp.concatenate([count, *boxes, *moments, summaries], axis=-1)
 
 
 def pack_points(
@@ -453,22 +463,5 @@ def _check_levels(
   return levels
 
 
-def _register(kind: typing.Any) -> None:
-  """Lets `flax.serialization` store a class of arrays, by the names of its fields."""
-  names = [field.name for field in dataclasses.fields(kind)]
-
-  def to_state(x: typing.Any) -> dict[str, typing.Any]:
-    return {name: serialization.to_state_dict(getattr(x, name)) for name in names}
-
-  def from_state(x: typing.Any, state: dict[str, typing.Any]) -> typing.Any:
-    parts = {
-      name: serialization.from_state_dict(getattr(x, name), state[name], name=name)
-      for name in names
-    }
-    return dataclasses.replace(x, **parts)
-
-  serialization.register_serialization_state(kind, to_state, from_state)
-
-
 for _kind in (Tree, Domain, FlatMemory, TreeMemory, Nodes, NodeMemory, PointMemory):
-  _register(_kind)
+  state.register(_kind)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
+from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_log_softmax
 from tca_jax.masking import masked_mean
@@ -269,19 +270,21 @@ def read_beam(
   # log-probability of the path.
   node = first = jnp.zeros(1, jnp.int32)
   score = jnp.zeros(1, jnp.float32)
-  logits = jnp.zeros((1, query.shape[0]), jnp.float32)
+  logits, occupied = jnp.zeros((1, query.shape[0]), jnp.float32), num_valid[None] > 0
   slots, slot_logits, masks, levels = [], [], [], []
 
-  def add(level, node, first, logits):
+  def add(level, node, occupied, logits):
     """Adds nodes of a level to the nodes read."""
     slots.append(jnp.maximum(node - 1, 0))
     slot_logits.append(logits)
-    masks.append(first < num_valid)
+    masks.append(occupied)
     levels.extend([level] * len(node))
 
   for level in range(1, depth + 1):
     child_first = (first[:, None] + b ** (level - 1) * children[None]).ravel()
     valid = (child_first < num_valid).reshape(-1, b)
+    if isinstance(tree, GrownTree):
+      valid = gather_rows(tree.counts, node) > 0
     policy_logits = child_logits(policy_query, gather_rows(policy_keys, node))
     log_heads = masked_log_softmax(policy_logits, valid[:, None])
     child_score = jnp.where(
@@ -293,10 +296,11 @@ def read_beam(
     logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
     child = (node[:, None] * b + 1 + children[None]).ravel()
     kept, rest = split_beam(child_score, num_paths)
-    add(level, child[rest], child_first[rest], logits[rest])
+    occupied = valid.ravel()
+    add(level, child[rest], occupied[rest], logits[rest])
     node, first, score = child[kept], child_first[kept], child_score[kept]
-    logits = logits[kept]
-  add(depth, node, first, logits)
+    logits, occupied = logits[kept], occupied[kept]
+  add(depth, node, occupied, logits)
 
   slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
   leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))

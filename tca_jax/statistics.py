@@ -19,6 +19,7 @@ __all__ = [
   "LevelStatistics",
   "NodeStatistics",
   "measure_domain",
+  "merge_siblings",
   "node_statistics",
 ]
 
@@ -135,7 +136,9 @@ def measure_domain(
   )
 
 
-def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeStatistics:
+def node_statistics(
+  tree: Tree, coords: jax.Array, values: jax.Array, domain: Domain | None = None
+) -> NodeStatistics:
   """Computes the statistics of the tokens below every node.
 
   Coordinates and values are first taken relative to the centre of their range, so that
@@ -146,6 +149,7 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
     tree: a `Tree` over the N tokens of one context.
     coords: `[N, C]` floating point, the locations of the tokens.
     values: `[N, E]` floating point, the values to average.
+    domain: the `Domain` whose origins are used; None means that it is measured.
 
   Returns:
     A `NodeStatistics`.
@@ -172,7 +176,8 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
   leaf_index = jnp.asarray(tree.leaf_index)
   valid = jnp.asarray(tree.leaf_mask)
   coords, values = coords[leaf_index], values[leaf_index]
-  domain = measure_domain(coords, values, valid)
+  if domain is None:
+    domain = measure_domain(coords, values, valid)
   location, value = domain.centre(coords, values, valid)
   leaves = LevelStatistics(
     count=valid.astype(jnp.int32),
@@ -184,12 +189,20 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
   )
   levels = [leaves]
   for _ in range(depth):
-    levels.append(_merge_siblings(levels[-1], b))
+    levels.append(merge_siblings(levels[-1], b))
   return NodeStatistics(domain=domain, levels=tuple(reversed(levels)))
 
 
-def _merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
-  """The statistics of a level, from those of the level below."""
+def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
+  """Computes the statistics of nodes from those of their children.
+
+  Args:
+    children: `LevelStatistics` of n * b nodes, siblings next to each other.
+    b: the branch factor.
+
+  Returns:
+    `LevelStatistics` of n nodes.
+  """
   children = jax.tree.map(lambda x: x.reshape(-1, b, *x.shape[1:]), children)
   count = children.count[..., None]  # [nodes, b, 1]
   total = jnp.sum(count, axis=1, dtype=jnp.int32)

@@ -13,6 +13,7 @@ functions with `jax.jit` and `jax.vmap`.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import typing
 
 import chex
@@ -28,6 +29,7 @@ from tca_jax.checks import check_floating
 from tca_jax.checks import check_key
 from tca_jax.checks import check_num_paths
 from tca_jax.checks import is_traced
+from tca_jax.masking import merge_children
 from tca_jax.varying import vary_like
 
 __all__ = [
@@ -419,32 +421,25 @@ def aggregate(
     )
   check_floating(tokens=tokens)
   if not is_traced(tree.leaf_index):
-    num_tokens = int(np.max(tree.leaf_index)) + 1
+    num_tokens = int(np.max(np.asarray(tree.leaf_index))) + 1
     if num_tokens != len(tokens):
       raise ValueError(
         f"tokens must be those of the tree, [{num_tokens}, D], got shape {tokens.shape}"
       )
 
-  def aggregate_or_pass(children, mask, *features):
-    summary = aggregate_fn(children, mask, *features)
-    only_child = jnp.sum(children, axis=-2)  # masked children are 0
-    several = jnp.sum(mask, axis=-1, keepdims=True) > 1
-    return jnp.where(several, summary, only_child).astype(children.dtype)
-
+  merge = functools.partial(merge_children, aggregate_fn)
   leaf_index = jnp.asarray(tree.leaf_index)
   level = jnp.where(tree.leaf_mask[:, None], tokens[leaf_index], 0)
   levels = [level]
   for child_level in range(depth, 0, -1):
     mask = tree.node_count(child_level).reshape(-1, b) > 0
-    inputs = [level.reshape(*mask.shape, -1), mask]
+    inputs = [level.reshape(*mask.shape, tokens.shape[1]), mask]
     if node_features is not None:
       inputs.append(node_features[child_level - 1].reshape(*mask.shape, -1))
     if in_chunks and len(mask) > CHUNK:
-      level = jax.lax.map(
-        lambda node: aggregate_or_pass(*node), inputs, batch_size=CHUNK
-      )
+      level = jax.lax.map(lambda node: merge(*node), inputs, batch_size=CHUNK)
     else:
-      level = aggregate_or_pass(*inputs)
+      level = merge(*inputs)
     levels.append(level)
   return tuple(reversed(levels))
 

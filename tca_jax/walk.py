@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax.checks import check_key
+from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_softmax
 from tca_jax.memory import level_slots
@@ -112,15 +113,20 @@ def walk_down(
     # Number the valid tokens such that a node of level l has every b**l-th of them,
     # starting with number `first`: its children start at first + b**l * child. A node
     # has a valid token if first < num_valid. `Tree.node_count` counts the same way.
+    # A tree that has grown has counts instead.
     node, first, _ = carry
     stride, noise = level
-    valid = first + stride * children < num_valid
+    if isinstance(tree, GrownTree):
+      count = gather_rows(tree.counts, node)
+      valid, counted = count > 0, jnp.any(count > 1)
+    else:
+      valid = first + stride * children < num_valid
+      counted = first + stride * b < num_valid
     logits = child_logits(query, gather_rows(keys, node))
     choice = _choose(logits, valid, noise)
     logits = jnp.where(valid[None], logits, MASKED)
     taken = jnp.sum(jnp.where((children == choice)[None], logits, 0), axis=1)
     carry = (node * b + 1 + choice, first + stride * choice, taken)
-    counted = first + stride * b < num_valid
     siblings = drop_chosen(node * b + children, choice)
     return carry, (
       node,
@@ -140,7 +146,7 @@ def walk_down(
   )
   strides = b ** np.arange(depth, dtype=np.int32)
   carry, visited = jax.lax.scan(step, start, (strides, noise), length=depth)
-  node, first, leaf_logits = carry
+  node, _, leaf_logits = carry
   node_visited, path, valid, counted, siblings, logits = visited
   return Walk(
     node=node_visited,
@@ -151,7 +157,7 @@ def walk_down(
     read_logits=jnp.concatenate(
       [logits.reshape(-1, query.shape[0]), leaf_logits[None]]
     ),
-    leaf_valid=first < num_valid,
+    leaf_valid=num_valid > 0,
   )
 
 
@@ -160,7 +166,7 @@ def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax
   if logits.shape[1] == 2 and noise is None:
     # For two children, pi(1) - pi(0) is the mean of tanh(difference / 2).
     lead = jnp.sum(jnp.tanh((logits[:, 1] - logits[:, 0]) / 2))
-    return (valid[1] & (lead > 0)).astype(jnp.int32)
+    return (valid[1] & (~valid[0] | (lead > 0))).astype(jnp.int32)
   policy = jnp.mean(masked_softmax(logits, valid[None]), axis=0)
   preference = policy if noise is None else jnp.log(policy) + noise
   return jnp.argmax(jnp.where(valid, preference, -jnp.inf)).astype(jnp.int32)

@@ -323,3 +323,45 @@ def krige(offsets, counts, sides, values, lengths, variances, constant, noise):
   variance = max(total - weights @ to_query, 1e-5 * total) + noise
   mean = np.clip(weights @ values, min(*values, 0) - 0.5, max(*values, 0) + 0.5)
   return mean, np.sqrt(variance)
+
+
+def tree_of_leaves(leaf_index, leaf_mask, b):
+  """Builds nested nodes from the tokens in the leaf slots; any slot may be free."""
+  depth = 0
+  while b**depth < len(leaf_index):
+    depth += 1
+
+  def grow(level, index):
+    if level == depth:
+      tokens = [int(leaf_index[index])] if leaf_mask[index] else []
+      return Node(tokens, level, index, [])
+    children = [grow(level + 1, index * b + part) for part in range(b)]
+    return Node([t for c in children for t in c.tokens], level, index, children)
+
+  return grow(0, 0)
+
+
+def place_token(coord, leaf_mask, axis, position, b, reach):
+  """Returns the leaf slot of a new token, or None if its subtree is full.
+
+  Args:
+    coord: `[C]`.
+    leaf_mask: `[L]` bool, True where a slot is taken.
+    axis: `[R]`, the axes of the cuts.
+    position: `[R, b - 1]`, their positions.
+    b: the branch factor.
+    reach: the depth of the subtree in which the token may leave its cuts.
+  """
+  start, width, node = 0, len(leaf_mask), 0  # the node has the slots start + [0, width)
+  while width > 1:
+    if width <= b**reach and np.all(leaf_mask[start : start + width]):
+      return None
+    own = sum(coord[axis[node]] > x for x in position[node])
+    width //= b
+    children = sorted(range(b), key=lambda child: abs(child - own))
+    if width * b <= b**reach:
+      starts = [start + child * width for child in children]
+      free = [not np.all(leaf_mask[s : s + width]) for s in starts]
+      own = children[free.index(True)]
+    start, node = start + own * width, node * b + 1 + own
+  return start

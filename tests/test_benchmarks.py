@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import build
 from benchmarks import common
+from benchmarks import growth
 from benchmarks import retrieval
 from benchmarks import sweep
 from benchmarks import training
@@ -117,6 +118,30 @@ def test_build_main_stopped_keeps_the_rows_of_earlier_sizes(tmp_path, monkeypatc
   assert {row["num_tokens"] for row in rows} == {8}
 
 
+@pytest.mark.slow
+def test_growth_main_tiny_sizes_write_times_and_quality(tmp_path):
+  rows = _run(
+    growth,
+    tmp_path,
+    "--num_tokens=20",
+    "--num_inserts=6",
+    "--batch_sizes=1,3",
+    "--quality_tokens=60",
+    "--quality_batch=8",
+    "--num_targets=16",
+    "--reaches=2",
+  )
+  times = [row for row in rows if "us_per_token" in row]
+  systems = ["tca/rebuild", "tca/insert", "tca/insert"]
+  assert [row["system"] for row in times[:3]] == systems and len(times) == 6
+  quality = [row for row in rows if "rmse" in row]
+  assert len(quality) == 2 * 2 * 5
+  for grown, fresh in zip(quality[::2], quality[1::2], strict=True):
+    assert (grown["system"], fresh["system"]) == ("grown", "fresh")
+    assert grown["num_tokens"] == fresh["num_tokens"]
+  assert quality[0]["rmse"] == pytest.approx(quality[1]["rmse"], rel=1e-3)
+
+
 def test_command_line_bad_size_is_refused():
   command = [sys.executable, "-m", "benchmarks.sweep", "--num_tokens=1024,many"]
   process = subprocess.run(
@@ -127,7 +152,7 @@ def test_command_line_bad_size_is_refused():
 
 
 def test_define_flags_help_texts_are_noun_phrases():
-  for benchmark in (build, retrieval, sweep, training):
+  for benchmark in (build, growth, retrieval, sweep, training):
     values = _parse(benchmark)
     for name in values:
       text = values[name].help.rpartition(">: ")[2]  # after the values of an enum

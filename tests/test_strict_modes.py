@@ -13,6 +13,7 @@ LIBRARY_TESTS = (
   "checkpoint",
   "checks",
   "embedders",
+  "growth",
   "heads",
   "layers",
   "library_battery",

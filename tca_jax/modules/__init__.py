@@ -24,6 +24,7 @@ from tca_jax.modules.embedders import PlacelessEmbedder
 from tca_jax.modules.embedders import PointEmbedder
 from tca_jax.modules.embedders import SequenceEmbedder
 from tca_jax.modules.embedders import sinusoids
+from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.heads import Categorical
 from tca_jax.modules.heads import ClassificationHead
 from tca_jax.modules.heads import Gaussian
@@ -62,6 +63,7 @@ __all__ = [
   "Gaussian",
   "GaussianHead",
   "GaussianMixture",
+  "GrowingReadOut",
   "MixtureHead",
   "PerceiverIO",
   "PlacelessEmbedder",

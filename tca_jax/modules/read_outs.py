@@ -1,6 +1,7 @@
 """Read-outs: layers that index a context once and read it with queries."""
 
 import functools
+import typing
 
 from flax import linen as nn
 import jax
@@ -10,9 +11,11 @@ from tca_jax import checks
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval
 from tca_jax import tree as tree_lib
+from tca_jax.growth import NodeFunctions
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules import trees
+from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.interface import attend_all
 from tca_jax.modules.interface import DotProductReadOut
 from tca_jax.modules.interface import Reading
@@ -112,7 +115,7 @@ class PerceiverIO(_FlatReadOut):
     return self._store_flat(latents, latent_mask)
 
 
-class TreeCrossAttention(DotProductReadOut):
+class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
   """Tree Cross Attention: every query reads at most (b - 1) * depth + 1 nodes.
 
   Attributes:
@@ -162,13 +165,22 @@ class TreeCrossAttention(DotProductReadOut):
       gradient=self.tree_gradient,
     )
     join = functools.partial(memory_lib.join_levels, branch_factor=self.branch_factor)
-    nodes = jax.vmap(join)(levels)
-    return memory_lib.from_slots(
-      tree,
-      keys=self._heads(self.key, nodes),
-      values=self._heads(self.value, nodes),
-      policy_keys=(None if self.share_policy else self._heads(self.policy_key, nodes)),
-    )
+    return memory_lib.from_slots(tree, *self._project(jax.vmap(join)(levels)))
+
+  def node_functions(self) -> NodeFunctions:
+    return NodeFunctions(aggregate=self.aggregator, project=self._project)
+
+  def order_options(self) -> dict[str, typing.Any]:
+    return dict(order=self.order, axis=self.axis)
+
+  def _stored_values(self, values: jax.Array | None = None) -> None:
+    del values
+
+  def _project(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Keys, values and the policy's own keys of nodes, `[..., D]`."""
+    keys, values = self._heads(self.key, nodes), self._heads(self.value, nodes)
+    own = None if self.share_policy else self._heads(self.policy_key, nodes)
+    return keys, values, own
 
   def retrieve(
     self,

@@ -10,6 +10,7 @@ nodes are interpolated, see `tca_jax.node_kriging`; the head corrects the result
 from collections.abc import Sequence
 import dataclasses
 import math
+import typing
 
 from flax import linen as nn
 import jax
@@ -19,11 +20,13 @@ from tca_jax import memory as memory_lib
 from tca_jax import node_kriging
 from tca_jax import relative
 from tca_jax import tree as tree_lib
+from tca_jax.growth import NodeFunctions
 from tca_jax.masking import masked_softmax
 from tca_jax.memory import NodeMemory
 from tca_jax.memory import Nodes
 from tca_jax.memory import PointMemory
 from tca_jax.modules import trees
+from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import Units
@@ -352,7 +355,7 @@ class RelativeCrossAttention(_RelativeReadOut):
     return self._retrieve_points(memory, queries, query_coords, train)
 
 
-class RelativeTreeCrossAttention(_RelativeReadOut):
+class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
   """Tree Cross Attention to nodes as they are seen from the query.
 
   The policy is `relative.nearest_nodes`, in training and in evaluation. It is not
@@ -406,6 +409,27 @@ class RelativeTreeCrossAttention(_RelativeReadOut):
       )
       levels = [self._summaries(level) for level in levels]
     return jax.vmap(memory_lib.pack_nodes)(tree, statistics, levels)
+
+  def node_functions(self) -> NodeFunctions:
+    return NodeFunctions(aggregate=self._aggregate, project=self._summaries)
+
+  def order_options(self) -> dict[str, typing.Any]:
+    return dict(order=self.order)
+
+  def _aggregate(
+    self, children: jax.Array, mask: jax.Array, features: jax.Array
+  ) -> jax.Array:
+    """The value of nodes, as in `store`."""
+    if not self.summary_width:
+      return children[..., 0, :]  # of width 0
+    return self.aggregator(children + self.place(features.astype(self.dtype)), mask)
+
+  def _stored(self, tokens: jax.Array) -> jax.Array:
+    tokens = tokens.astype(self.dtype)
+    return tokens if self.summary_width else tokens[..., :0]
+
+  def _stored_values(self, values: jax.Array | None = None) -> jax.Array:
+    return self._check_values(values)
 
   def retrieve(
     self,

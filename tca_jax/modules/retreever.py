@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import checks
+from tca_jax import growth
+from tca_jax.growth import GrowingMemory
 from tca_jax.memory import FlatMemory
 from tca_jax.memory import TreeMemory
+from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.heads import Regression
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
@@ -128,8 +131,7 @@ class ReTreever(nn.Module):
     if coords.ndim != 3:
       raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
     coords, mask, values = checks.clean_context(coords, mask, values=values)
-    with _names_arguments(coords=coords, values=values):
-      tokens = self.embedder.tokens(coords, values)
+    tokens = self._embed_tokens(coords, values)
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
     tokens = jnp.where(mask[..., None], tokens, 0)  # embeddings of zeros are not 0
@@ -183,6 +185,140 @@ class ReTreever(nn.Module):
     query_coords, queries = self._embed_queries(query_coords)
     reading = self.read_out.retrieve_leaves(memory, queries, query_coords)
     return Prediction(output=self._predict(reading), reading=reading)
+
+  def index_growing(
+    self,
+    coords: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    capacity: int | None = None,
+  ) -> GrowingMemory:
+    """Computes a memory with free leaf slots for each context; see `tca_jax.growth`.
+
+    Args:
+      coords: `[B, N, C]`, the locations of the context's tokens.
+      values: `[B, N, E]`, the observed values there.
+      mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
+      capacity: the smallest allowed number of leaf slots, a static int; the next power
+        of the branch factor is taken. None means 2 N.
+
+    Returns:
+      A `GrowingMemory` with leading axis B; `read` takes its `memory`.
+
+    Raises:
+      ValueError: see `index` and `growth.start`; also if the model has an encoder, or
+        if the read-out has no tree.
+    """
+    read_out = self._growing_read_out()
+    coords = checks.as_array("coords", coords)
+    if coords.ndim != 3:
+      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
+    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    tokens = self._embed_tokens(coords, values)
+    return read_out.index_growing(
+      tokens, coords, mask, values=values, capacity=capacity
+    )
+
+  def insert(
+    self,
+    growing: GrowingMemory,
+    coords: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    reach: int = growth.REACH,
+  ) -> tuple[GrowingMemory, jax.Array]:
+    """Inserts observations into memories, O(log N) work each.
+
+    Afterwards, the memory is that of all tokens in the same leaf slots. A model with an
+    encoder is refused, because there every token depends on all others.
+
+    Args:
+      growing: the memories of B contexts, see `index_growing`.
+      coords: `[B, K, C]`, the locations of new tokens.
+      values: `[B, K, E]`, the observed values there.
+      mask: `[B, K]` bool, True at valid tokens; None means that all are valid.
+      reach: see `growth.insert`.
+
+    Returns:
+      The memories, and the numbers of the tokens, `[B, K]` int32. A token is refused,
+      and its number is -1, if it is masked or if there is no free slot near its place;
+      `rebuild` makes room.
+
+    Raises:
+      ValueError: if a shape, a dtype or an option does not fit, if the model has an
+        encoder, or if the read-out has no tree; outside a transformation also if a
+        valid input is not finite.
+    """
+    read_out = self._growing_read_out()
+    coords = checks.as_array("coords", coords)
+    values = checks.as_array("values", values)
+    if coords.ndim != 3 or values.ndim != 3 or coords.shape[:2] != values.shape[:2]:
+      raise ValueError(
+        "coords and values must be [B, K, C] and [B, K, E], got shapes"
+        f" {coords.shape} and {values.shape}"
+      )
+    if mask is not None:
+      mask = checks.as_array("mask", mask)
+      checks.check_mask(mask, coords.shape[:2])
+      coords, values = (jnp.where(mask[..., None], x, 0) for x in (coords, values))
+    tokens = self._embed_tokens(coords, values)
+    return read_out.insert(growing, tokens, coords, mask, values=values, reach=reach)
+
+  def remove(
+    self, growing: GrowingMemory, numbers: jax.Array
+  ) -> tuple[GrowingMemory, jax.Array]:
+    """Removes tokens from memories; see `GrowingReadOut.remove`.
+
+    Args:
+      growing: the memories of B contexts.
+      numbers: `[B, K]` integers: positions in the arguments of `index_growing`, or
+        numbers that `insert` returned. A number without token has no effect.
+
+    Returns:
+      The memories, and `[B, K]` bool, True where a token was removed.
+
+    Raises:
+      ValueError: if numbers is not `[B, K]` integers, if the model has an encoder, or
+        if the read-out has no tree.
+    """
+    return self._growing_read_out().remove(growing, numbers)
+
+  def rebuild(
+    self, growing: GrowingMemory, *, capacity: int | None = None
+  ) -> GrowingMemory:
+    """Balances the trees anew, with more leaf slots. Tokens keep their numbers.
+
+    Args:
+      growing: the memories of B contexts.
+      capacity: see `GrowingReadOut.rebuild`; None means b times the present one.
+
+    Raises:
+      ValueError: see `growth.rebuild`; also if the model has an encoder, or if the
+        read-out has no tree.
+    """
+    return self._growing_read_out().rebuild(growing, capacity=capacity)
+
+  def _growing_read_out(self) -> GrowingReadOut:
+    """The read-out; raises ValueError if the model's contexts cannot grow."""
+    if self.encoder is not None and getattr(self.encoder, "num_layers", 1):
+      raise ValueError(
+        "encoder must be None in a model whose contexts grow, because a new token"
+        " changes what it computes of all others; use index for the whole context, got"
+        f" {type(self.encoder).__name__}"
+      )
+    if not isinstance(self.read_out, GrowingReadOut):
+      raise ValueError(
+        "read_out must have a tree, such as TreeCrossAttention, got"
+        f" {type(self.read_out).__name__}"
+      )
+    return self.read_out
+
+  def _embed_tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
+    """Embeds observations, `[B, N, C]` and `[B, N, E]`, as `[B, N, D]`."""
+    with _names_arguments(coords=coords, values=values):
+      return self.embedder.tokens(coords, values)
 
   def _embed_queries(self, query_coords: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Checks query coordinates `[B, M, C]`, and embeds them as `[B, M, D]`."""

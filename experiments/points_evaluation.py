@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from scipy import spatial
 
+from experiments import points_output
 from experiments import points_prediction
 from experiments import terrain_baselines
 from experiments import terrain_scaling
@@ -153,4 +154,4 @@ class Picture(task_lib.Evaluator["PointsTask"]):
     )
     sizes = _PICTURE[len(task.map.scaling.coords)]
     grid = points_prediction.Grid.over(predictor.coords, sizes)
-    points_prediction.draw(predictor, grid, predictor.on(grid), path)
+    points_output.draw(predictor, grid, predictor.on(grid), path)

@@ -16,6 +16,7 @@ from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
 from experiments import points
+from experiments import surfaces
 from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import task as task_lib
@@ -31,6 +32,7 @@ TASKS = {
   "activity": activity.ActivityTask,
   "terrain": terrain.TerrainTask,
   "points": points.PointsTask,
+  "surfaces": surfaces.SurfacesTask,
 }
 FIGURES = {
   "gp": "functions.png",
@@ -66,6 +68,9 @@ def configs(tmp_path_factory):
     ),
     "points": points.PointsConfig(
       **small, table=str(table), coords="lon,lat", target="temperature"
+    ),
+    "surfaces": surfaces.SurfacesConfig(
+      **small, maps="airports", synthetic=0.5, num_context=32
     ),
   }
 

@@ -88,7 +88,7 @@ def _read_hours(file: pathlib.Path) -> typing.Any:
   pandas = point_tables.import_pandas()
   table = pandas.read_csv(file)
   moments = pandas.to_datetime(table["date"], format="%Y/%m/%d %H:%M")
-  return table.assign(day=moments.dt.dayofyear, hour=moments.dt.hour)
+  return table.assign(day=moments.dt.day_of_year, hour=moments.dt.hour)
 
 
 def _read_geojson(file: pathlib.Path) -> typing.Any:

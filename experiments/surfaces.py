@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import window_task
+from experiments.common import beam_search
 from experiments.common import evaluate as evaluate_lib
 from experiments.common import launch
 from experiments.common import systems
@@ -127,7 +128,7 @@ class Kinds(task_lib.Evaluator["SurfacesTask"]):
 class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
   """Random surfaces and windows of real maps."""
 
-  evaluators = (evaluate_lib.TestMetrics(), Kinds())
+  evaluators = (evaluate_lib.TestMetrics(), Kinds(), beam_search.BeamWidths())
 
   def __init__(self, config: SurfacesConfig):
     self.config = config
@@ -138,10 +139,6 @@ class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
       points = elevation.load(name)
       parts = points.train, points.held_out
       self._maps[name] = [windows.with_blocks(part) for part in parts]
-    sizes = ("batch_size", "num_context", "num_targets", "full_context")
-    self._surfaces = jax.jit(random_surfaces.sample, static_argnames=sizes)
-    self._windows = jax.jit(windows.sample, static_argnames=(*sizes, "densest"))
-    self._join = jax.jit(_join)
 
   def of_kind(self, name: str) -> "SurfacesTask":
     """The same task with examples of one kind only: "synthetic", or a map's name."""
@@ -154,11 +151,11 @@ class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
   def train_batch(self, rng: jax.Array, step: int) -> Batch:
     draw_rng, vary_rng = jax.random.split(rng)
     parts = self._draw_parts(draw_rng, step, False, **self._shares(step))
-    return self._join(vary_rng, parts)
+    return _join(vary_rng, parts)
 
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):
-      yield self._join(None, self._draw_parts(self.eval_rng(i), i, True))
+      yield _join(None, self._draw_parts(self.eval_rng(i), i, True))
 
   @property
   def inputs(self) -> dict[str, typing.Any]:
@@ -191,12 +188,12 @@ class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
     num_windows = config.batch_size - config.num_synthetic
     if config.num_synthetic:
       parts.append(
-        self._surfaces(surface_rng, batch_size=config.num_synthetic, **shared)
+        _draw_surfaces(surface_rng, batch_size=config.num_synthetic, **shared)
       )
     if num_windows:
       train, others = self._maps[config.map_names[i % len(config.map_names)]]
       parts.append(
-        self._windows(
+        _draw_windows(
           window_rng,
           train,
           others if held_out else None,
@@ -208,6 +205,7 @@ class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
     return parts
 
 
+@jax.jit
 def _join(rng: jax.Array | None, parts: Sequence[Batch]) -> Batch:
   """Joins batches; with a key, moves and stretches their examples at random."""
   batch = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -217,6 +215,11 @@ def _join(rng: jax.Array | None, parts: Sequence[Batch]) -> Batch:
   batch = augmentation.random_rigid_motion(move_rng, batch)
   return augmentation.random_stretch(stretch_rng, batch, _LARGEST_STRETCH)
 
+
+# Compiled once for all tasks of a process.
+_SIZES = ("batch_size", "num_context", "num_targets", "full_context")
+_draw_surfaces = jax.jit(random_surfaces.sample, static_argnames=_SIZES)
+_draw_windows = jax.jit(windows.sample, static_argnames=(*_SIZES, "densest"))
 
 PROGRAM = launch.Program(SurfacesConfig, SurfacesTask)
 train, evaluate = PROGRAM.train, PROGRAM.evaluate

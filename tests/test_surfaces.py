@@ -354,7 +354,13 @@ def test_compare_scores_the_reader_beside_the_baselines(
     zero_shot.compare(["alps"], pretrained)
   # The page of this result.
   (tmp_path / "zero_shot.json").write_text(json.dumps(content))
+  kinds = {
+    "rows": [dict(kind="synthetic", log_likelihood=1.0)],
+    "config": dict(num_context=9),
+  }
+  (tmp_path / "kinds_surfaces.json").write_text(json.dumps(kinds))
   text = zero_shot_page.section(runs.Results(tmp_path))
+  assert "| synthetic | 1.000 |" in text
   assert "| lake | 40 | Relative TCA, pretrained |" in text
   assert zero_shot_page.section(runs.Results(tmp_path / "none")) == ""
 

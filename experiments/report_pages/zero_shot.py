@@ -35,7 +35,8 @@ def section(results: runs.Results) -> str:
     ),
     _tables(described),
     _rows(rows),
-    text.links([FILE]),
+    *_kinds(results),
+    text.links([FILE, *(file.path for file in results.with_rows("kind"))]),
   )
 
 
@@ -110,6 +111,32 @@ def _rows(rows: list[Row]) -> str:
       for row in rows
     ],
   )
+
+
+def _kinds(results: runs.Results) -> list[str]:
+  """The reader on new random surfaces, and on held-out points of the maps."""
+  files = results.with_rows("kind")
+  if not files:
+    return []
+  rows = files[0].content["rows"]
+  levels = runs.levels(rows)
+  return [
+    text.paragraph(
+      "On new examples of what it was trained on, with at most"
+      f" {files[0].config['num_context']:,} points of context, its scores are:"
+    ),
+    tables.markdown(
+      ("examples", "log-likelihood", *(f"within {level} %" for level in levels)),
+      [
+        (
+          row["kind"],
+          f"{row['log_likelihood']:.3f}",
+          *(_share(row, f"coverage_{level}") for level in levels),
+        )
+        for row in rows
+      ],
+    ),
+  ]
 
 
 def _share(row: Row, name: str) -> str:

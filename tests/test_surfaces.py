@@ -21,6 +21,7 @@ from experiments.common.errors import DataError
 from experiments.data import augmentation
 from experiments.data import elevation
 from experiments.data import point_sets
+from experiments.data import point_tables
 from experiments.data import random_surfaces
 from experiments.data import shipped_tables
 from experiments.report_pages import runs
@@ -338,15 +339,13 @@ def test_compare_scores_the_reader_beside_the_baselines(
     read=lambda _: _frame(50),
   )
   monkeypatch.setattr(shipped_tables, "TABLES", {"lake": table})
-  monkeypatch.setattr(zero_shot, "_LARGE", 39)
-  monkeypatch.setattr(zero_shot, "_FEW", 33)
-  content = zero_shot.compare(["lake"], pretrained, num_targets=9)
-  expected = [
-    ("lake", n, x) for n in (33, 40) for x in ("zero_shot", "linear", "kriging")
-  ]
+  monkeypatch.setattr(zero_shot, "_NUM_FOLDS", 2)
+  content = zero_shot.compare(["lake"], pretrained)
   rows = content["rows"]
-  assert [(x["table"], x["num_context"], x["system"]) for x in rows] == expected
-  assert all(row["num_queries"] == 9 and np.isfinite(row["rmse"]) for row in rows)
+  assert [row["system"] for row in rows] == ["zero_shot", "linear", "kriging"]
+  for row in rows:
+    assert row["num_context"] == 25 and row["num_queries"] == 50
+    assert row["num_folds"] == 2 and np.isfinite(row["rmse"])
   assert all(0 <= x["coverage_90"] <= 1 for x in rows if x["system"] != "linear")
   assert content["tables"]["lake"]["num_rows"] == 50
   assert "Relative TCA, pretrained" in capsys.readouterr().out
@@ -361,8 +360,36 @@ def test_compare_scores_the_reader_beside_the_baselines(
   (tmp_path / "kinds_surfaces.json").write_text(json.dumps(kinds))
   text = zero_shot_page.section(runs.Results(tmp_path))
   assert "| synthetic | 1.000 |" in text
-  assert "| lake | 40 | Relative TCA, pretrained |" in text
+  assert "| lake | 25 | Relative TCA, pretrained |" in text
   assert zero_shot_page.section(runs.Results(tmp_path / "none")) == ""
+
+
+def test_splits_of_a_small_and_of_a_large_table(monkeypatch):
+  columns = point_sets.Columns(["x", "y"], ["level"])
+  table = point_tables.read(_frame(53))
+  points_of = point_sets.build(table, columns, 0.2, "error")
+  (folds,) = zero_shot._splits(points_of, 100)
+  held_out = np.concatenate([np.asarray(x.coords) for _, x in folds])
+  assert len(np.unique(held_out, axis=0)) == len(held_out) == 53
+  for context, others in folds:
+    assert context.coords.shape == (42, 2) and context.values.shape == (42, 1)
+    both = np.concatenate([context.coords, others.coords])
+    assert len(np.unique(both, axis=0)) == len(both)
+  monkeypatch.setattr(zero_shot, "_LARGE", 40)
+  monkeypatch.setattr(zero_shot, "_FEW", 33)
+  splits = zero_shot._splits(points_of, 9)
+  assert [[len(x.coords) for x in fold] for (fold,) in splits] == [[33, 9], [42, 9]]
+
+
+def test_pool_weighs_folds_by_their_points():
+  rows = [
+    dict(system="kriging", num_queries=1, rmse=1.0, coverage_90=1.0),
+    dict(system="kriging", num_queries=3, rmse=3.0, coverage_90=0.5),
+  ]
+  pooled = zero_shot._pool(rows)
+  assert pooled["rmse"] == pytest.approx(7**0.5)
+  assert (pooled["num_queries"], pooled["num_folds"]) == (4, 2)
+  assert pooled["coverage_90"] == pytest.approx(0.625)
 
 
 def test_compare_refuses_a_model_of_another_task(tmp_path):

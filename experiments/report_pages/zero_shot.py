@@ -24,10 +24,11 @@ def section(results: runs.Results) -> str:
     "Predictions without training",
     text.paragraph(
       "One relative model was trained on random surfaces and on three maps, for"
-      f" {content['step']:,} steps, see `experiments.surfaces`. It then predicts a fifth of"
-      " the rows of tables that it has never seen from the other rows; of a large table"
-      " also from 1,000 rows only. Nothing is trained or fitted for a table. Local kriging"
-      " fits a covariance function to each context.",
+      f" {content['step']:,} steps, see `experiments.surfaces`. It then predicts rows of"
+      " tables that it has never seen, a fifth at a time, from the other rows: of a small"
+      " table all rows, of a large one a fifth, and also from 1,000 rows only. Nothing is"
+      " trained or fitted for a table. Local kriging fits a covariance function to each"
+      " context.",
       _verdict(rows),
       "The log-likelihood is that of standardised values. The RMSE has the unit of the"
       f" table. The times are of {content['device']}, {content['cores']} cores;"

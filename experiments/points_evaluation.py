@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from scipy import spatial
 
+from experiments import points_output
 from experiments import points_prediction
 from experiments import terrain_baselines
 from experiments import terrain_scaling
@@ -17,6 +18,8 @@ from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
 from experiments.data import elevation
+from experiments.data import point_sets
+from experiments.data import windows
 from experiments.figures import points as points_figure
 import tca_jax
 
@@ -48,32 +51,69 @@ class Scores(task_lib.Evaluator["PointsTask"]):
       have a row of linear interpolation, unless all points are on one line or in one
       plane.
     """
-    task, params = restored.task, restored.params
-    train, size = task.map.train, len(task.map.train.coords)
-    held_out = task.map.held_out.take_first(task.config.num_targets or None)
-    memory, _ = terrain_scaling.index_first_points(task, params, size)
+    task, points = restored.task, restored.task.map
+    held_out = points.held_out.take_first(task.config.num_targets or None)
+    size = len(points.train.coords)
     reader = task.system.evaluation_reader(task.config)
-    output, num_read, seconds = terrain_scaling.predict(
-      task, params, memory, size, held_out.coords, reader
+    rows = score(
+      task.model,
+      restored.params,
+      reader,
+      points.scaling,
+      points.train,
+      held_out,
+      task.config.model,
     )
-    shared = dict(
-      system=task.config.model,
-      num_context=size,
-      num_queries=len(held_out.coords),
-      us_per_query=1e6 * seconds["read_seconds"] / len(held_out.coords),
-      tokens_read=float(np.mean(num_read)),
-    )
-    rows = []
-    for i, target in enumerate(task.map.scaling.targets):
-      one = task.map.scaling.value_map(i, train, held_out)
-      predicted = jax.tree.map(lambda x, i=i: x[:, i : i + 1], output)
-      found = [shared | _scores(one, predicted), *_baselines(one)]
-      rows += [dict(target=target) | row for row in found]
     title = f"{len(held_out.coords):,} held-out points from {size:,} points"
     print(f"\n{table_of(title, rows)}\n", flush=True)
     content = {"rows": rows, **evaluate.result_source(task)}
     workdir_lib.write_json(path, content)
     return content
+
+
+def score(
+  model: tca_jax.ReTreever,
+  params: typing.Any,
+  reader: systems.Reader,
+  scaling: point_sets.Scaling,
+  context: windows.Points,
+  held_out: windows.Points,
+  system: str,
+) -> list[dict[str, typing.Any]]:
+  """Predicts held-out points by a model and by the baselines.
+
+  Args:
+    model: a model of as many values as there are targets.
+    params: its parameters.
+    reader: way to read the model.
+    scaling: the columns, and how the model sees them.
+    context: the points that are known.
+    held_out: the points to predict.
+    system: the name of the model in rows.
+
+  Returns:
+    Rows, see `Scores.evaluate`.
+  """
+  size, count = len(context.coords), len(held_out.coords)
+  memory, built = terrain_scaling.index_context(model, params, context)
+  output, num_read, seconds = terrain_scaling.predict(
+    model, params, memory, size, held_out.coords, reader
+  )
+  shared = dict(
+    system=system,
+    num_context=size,
+    num_queries=count,
+    us_per_query=1e6 * seconds["read_seconds"] / count,
+    fit_seconds=built["tree_seconds"] + built["index_seconds"],
+    tokens_read=float(np.mean(num_read)),
+  )
+  rows = []
+  for i, target in enumerate(scaling.targets):
+    one = scaling.value_map(i, context, held_out)
+    predicted = jax.tree.map(lambda x, i=i: x[:, i : i + 1], output)
+    found = [shared | _scores(one, predicted), *_baselines(one)]
+    rows += [dict(target=target) | row for row in found]
+  return rows
 
 
 def _scores(
@@ -99,7 +139,16 @@ def _baselines(points: elevation.ValueMap) -> list[dict[str, typing.Any]]:
 
 def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
   """The rows of `Scores` as a table."""
-  header = ("model", "target", "log-likelihood", "RMSE", "within 50 %", "90 %", "95 %")
+  header = (
+    "model",
+    "target",
+    "context",
+    "log-likelihood",
+    "RMSE",
+    "within 50 %",
+    "90 %",
+    "95 %",
+  )
   return tables.aligned(
     title,
     (*header, "us/query"),
@@ -107,6 +156,7 @@ def table_of(title: str, rows: list[dict[str, typing.Any]]) -> str:
       (
         systems.TITLES[row["system"]],
         row["target"],
+        f"{row['num_context']:,}",
         tables.cell(row, "log_likelihood", ".3f"),
         f"{row['rmse']:.4g}",
         *(tables.cell(row, f"coverage_{level}", ".1%") for level in evaluate.INTERVALS),
@@ -153,4 +203,4 @@ class Picture(task_lib.Evaluator["PointsTask"]):
     )
     sizes = _PICTURE[len(task.map.scaling.coords)]
     grid = points_prediction.Grid.over(predictor.coords, sizes)
-    points_prediction.draw(predictor, grid, predictor.on(grid), path)
+    points_output.draw(predictor, grid, predictor.on(grid), path)

@@ -1,6 +1,10 @@
-"""Predictions of a model that `experiments.points` has trained, in units of the table."""
+"""Predictions for tables of points, in units of the table.
 
-from collections.abc import Mapping
+A model is one that `experiments.points` has trained on a table, whose columns it has
+learned; or the pretrained reader of `experiments.surfaces`, which predicts from any table
+with two coordinates.
+"""
+
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -8,6 +12,7 @@ import typing
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import systems
@@ -16,7 +21,7 @@ from experiments.common.errors import ConfigError
 from experiments.common.errors import DataError
 from experiments.data import point_sets
 from experiments.data import point_tables
-from experiments.figures import points as points_figure
+from experiments.data import random_surfaces
 import tca_jax
 from tca_jax import checkpoint
 from tca_jax import serving
@@ -26,8 +31,12 @@ INFO = "points"  # the scaling in the info of a saved model
 STATISTICS = ("mean", "std", "low", "high")
 _LEVELS = (0.05, 0.95)  # of low and high: the central interval of 90 %
 _QUERIES = 256  # read together; see `systems.Reader`
-_GRID = "grid:"
 _CHUNK = 2**17  # queries whose distributions are in memory together
+
+# The pretrained reader, and the name of its task in the info of a saved model.
+PRETRAINED = epath.Path(__file__).parent.parent / "checkpoints/surfaces_relative_tca"
+SURFACES = "surfaces"
+_PRETRAINED_AXES = 2
 
 Missing = typing.Literal["drop", "error"]
 
@@ -59,6 +68,8 @@ class Grid:
 class Predictor:
   """A trained model and a context.
 
+  A model of one value predicts each of several targets by itself.
+
   Attributes:
     scaling: the columns of the model, and how it sees them.
     coords: `[n, C]` float64, the context's coordinates in units of its table.
@@ -87,7 +98,15 @@ class Predictor:
     given = systems.trees_for_index(model, points.coords)
     apply: typing.Any = model.apply  # the type that it returns depends on the method
     index = jax.jit(functools.partial(apply, method="index"))
-    memory = index(params, points.coords[None], points.values[None], **given)
+    self._joint = model.head.num_outputs == values.shape[1]
+    # [contexts, n, values of a context]
+    known = points.values[None] if self._joint else points.values.T[..., None]
+    self._num_contexts = len(known)
+    known_at, given = jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (len(known), *x.shape[1:])),
+      (points.coords[None], given),
+    )
+    memory = index(params, known_at, known, **given)
 
     def read(memory: typing.Any, coords: jax.Array) -> typing.Any:
       output = apply(params, memory, coords, method="read").output
@@ -126,13 +145,14 @@ class Predictor:
 
   def _predict(self, locations: np.ndarray) -> np.ndarray:
     """Predicts at `[m, C]` scaled locations; `[4 E, m]`, in units."""
-    output, ends = jax.tree.map(lambda x: x[0], self._server(locations[None]))
+    queries = np.broadcast_to(locations, (self._num_contexts, *locations.shape))
+    output, ends = self._server(queries)
     columns = []
     for i in range(len(self.scaling.targets)):
       target = self.scaling.value_map(i)
-      one, *quantiles = (
-        jax.tree.map(lambda x, i=i: np.float64(x[:, i : i + 1]), x)
-        for x in (output, *ends)
+      context, value = (0, i) if self._joint else (i, 0)
+      one, *quantiles = jax.tree.map(
+        lambda x, c=context, v=value: np.float64(x[c, :, v : v + 1]), (output, *ends)
       )
       columns += target.predicted_in_units(one)
       columns += [target.to_units(x) for x in quantiles]
@@ -140,27 +160,40 @@ class Predictor:
 
 
 def load(
-  workdir: epath.PathLike,
+  workdir: epath.PathLike | None = None,
   table: typing.Any = None,
   missing: Missing = "drop",
+  columns: point_sets.Columns | None = None,
 ) -> Predictor:
   """Loads a trained model, with a table as its context.
 
   Args:
-    workdir: folder of a run or of an exported run, or of its saved model.
+    workdir: folder of a run or of an exported run, or of its saved model; None: the
+      pretrained reader, which needs a table and columns.
     table: the context, see `point_tables.read`; None: the table of the training, with
       its held-out rows.
     missing: what to do with rows of the table that lack numbers.
+    columns: the columns of the table, for the pretrained reader only.
 
   Raises:
     CheckpointError: if there is no saved model of this task.
+    ConfigError: if columns are missing, or given to a model that has learned its own.
     DataError: if the table cannot be used.
   """
-  model, params, info = _load(epath.Path(workdir))
-  if table is None:
-    table = info[INFO]["table"]
+  model, params, info = load_model(PRETRAINED if workdir is None else workdir)
+  if info.get("task") == SURFACES:
+    if table is None or columns is None:
+      raise ConfigError(
+        "table, coords and target must be given: the pretrained model has no table"
+      )
+    return read_table(model, params, point_tables.read(table), columns, missing)
+  if columns is not None:
+    raise ConfigError(
+      f"coords and target must not be given: the columns of {workdir} are those of its"
+      " training"
+    )
+  rows = point_tables.read(info[INFO]["table"] if table is None else table)
   scaling = point_sets.Scaling.from_json(info[INFO]["scaling"])
-  rows = point_tables.read(table)
   coords, values, _ = point_sets.numbers(rows, scaling.coords, scaling.targets, missing)
   for i, name in enumerate(scaling.targets):
     if scaling.log[i] and values[:, i].min() <= 0:
@@ -171,9 +204,70 @@ def load(
   return Predictor(model, params, scaling, coords, values)
 
 
-def _load(workdir: epath.Path) -> tuple[typing.Any, typing.Any, dict[str, typing.Any]]:
-  """The saved model of a workdir."""
+def read_table(
+  model: tca_jax.ReTreever,
+  params: typing.Any,
+  table: point_tables.Table,
+  columns: point_sets.Columns,
+  missing: Missing = "drop",
+) -> Predictor:
+  """Gives a table to the pretrained reader.
+
+  Args:
+    model: the reader.
+    params: its parameters.
+    table: the context.
+    columns: its columns; two are coordinates.
+    missing: what to do with rows that lack numbers.
+
+  Raises:
+    ConfigError: if the number of coordinates is not two.
+    DataError: if the table cannot be used.
+  """
+  if len(columns.coords) != _PRETRAINED_AXES:
+    raise ConfigError(
+      f"the pretrained model needs two coordinates, got {len(columns.coords)}"
+      f" ({', '.join(columns.coords)}); train a model of your table: --mode=train with"
+      " a --workdir"
+    )
+  coords, values, rows = point_sets.numbers(
+    table, columns.coords, columns.targets, missing
+  )
+  if len(rows) < random_surfaces.MIN_CONTEXT:
+    raise DataError(
+      f"{table.name} has {len(rows)} {'row' if len(rows) == 1 else 'rows'} with all"
+      f" numbers; the pretrained model needs at least {random_surfaces.MIN_CONTEXT}"
+    )
+  scaling = point_sets.scaling_of(table, columns, coords, values, rows)
+  return Predictor(
+    with_periods(model, scaling.axis_periods), params, scaling, coords, values
+  )
+
+
+def with_periods(
+  model: tca_jax.ReTreever, periods: Sequence[float]
+) -> tca_jax.ReTreever:
+  """The same model on axes with other periods; 0: an axis is not periodic."""
+  if not any(periods):
+    return model
+  return model.clone(read_out=model.read_out.clone(periods=tuple(periods)))
+
+
+def load_model(
+  workdir: epath.PathLike,
+) -> tuple[tca_jax.ReTreever, typing.Any, dict[str, typing.Any]]:
+  """Loads the saved model of a workdir: the model, its parameters and its info.
+
+  Raises:
+    CheckpointError: if there is no saved model of points or surfaces.
+  """
+  workdir = epath.Path(workdir)
   found = [x for x in (workdir, workdir / MODEL) if (x / checkpoint.FILE).exists()]
+  if not found and workdir == PRETRAINED:
+    raise CheckpointError(
+      f"{workdir} does not exist: this copy of the repository has no pretrained model;"
+      " train a model of your table: --mode=train with a --workdir"
+    )
   if not found:
     raise CheckpointError(
       f"{workdir} has no trained model of points; --mode=train makes one"
@@ -182,38 +276,27 @@ def _load(workdir: epath.Path) -> tuple[typing.Any, typing.Any, dict[str, typing
     model, params, info = tca_jax.load(found[0])
   except (OSError, ValueError) as error:
     raise CheckpointError(str(error)) from error
-  if INFO not in info:
+  if INFO not in info and info.get("task") != SURFACES:
     raise CheckpointError(f"{found[0]} is a model of another task than points")
-  return model, params, info
+  return typing.cast(tca_jax.ReTreever, model), params, info
 
 
-def predict(
-  workdir: epath.PathLike,
-  at: typing.Any,
-  table: typing.Any = None,
-  missing: Missing = "drop",
-) -> typing.Any:
+def at_rows(predictor: Predictor, at: typing.Any, missing: Missing) -> typing.Any:
   """Predicts the targets at the rows of a table.
 
   Args:
-    workdir: see `load`.
+    predictor: the model with its context.
     at: the rows, see `point_tables.read`; only their coordinates are used.
-    table: the context, see `load`.
-    missing: what to do with rows that lack numbers. With "drop", rows of the context are
-      left out, and rows of `at` stay, without a prediction.
+    missing: what to do with rows that lack numbers. With "drop", they stay, without a
+      prediction.
 
   Returns:
     A `pandas.DataFrame`: the rows of `at` in their order with all their columns, and for
     each target the columns of `Predictor.__call__`.
 
   Raises:
-    UserError: if the model or a table cannot be used.
+    DataError: if the table cannot be used.
   """
-  return _at_rows(load(workdir, table, missing), at, missing)
-
-
-def _at_rows(predictor: Predictor, at: typing.Any, missing: Missing) -> typing.Any:
-  """See `predict`."""
   rows, names = point_tables.read(at), predictor.scaling.coords
   coords = rows.numbers(names, dates=True)
   rows.check_angles(names, coords)
@@ -226,82 +309,3 @@ def _at_rows(predictor: Predictor, at: typing.Any, missing: Missing) -> typing.A
     values[complete] = column
     frame[name] = values
   return frame
-
-
-def write_predictions(
-  workdir: epath.Path,
-  at: str,
-  out: epath.Path | None = None,
-  table: str | None = None,
-  missing: Missing = "drop",
-) -> list[epath.Path]:
-  """Predicts at a table's rows or at a grid, and writes the result.
-
-  Args:
-    workdir: see `load`.
-    at: path of a table, or a grid such as "grid:200x200".
-    out: path of the result; None: predictions.csv or grid.npz in the workdir.
-    table: the context, see `load`.
-    missing: see `predict`.
-
-  Returns:
-    The files written. A grid of one or two axes also has a picture.
-
-  Raises:
-    UserError: if the model, a table or a path cannot be used.
-  """
-  if not at.startswith(_GRID):
-    out = out or workdir / "predictions.csv"
-    point_tables.check_format(out)
-    predictor = load(workdir, table, missing)
-    point_tables.write(out, _at_rows(predictor, at, missing), predictor.columns)
-    return [out]
-  out = out or workdir / "grid.npz"
-  if out.suffix.lower() != ".npz":
-    raise ConfigError(f"the file of a grid must end in .npz, got {out}")
-  sizes = at.removeprefix(_GRID).split("x")
-  if not all(size.isdecimal() and int(size) for size in sizes):
-    raise ConfigError(f"a grid must be like {_GRID}200x200, got {at!r}")
-  predictor = load(workdir, table, missing)
-  names = predictor.scaling.coords
-  if len(sizes) != len(names):
-    raise ConfigError(
-      f"{at} has {len(sizes)} axes, and the model {len(names)}: {', '.join(names)}"
-    )
-  grid = Grid.over(predictor.coords, [int(size) for size in sizes])
-  columns = predictor.on(grid)
-  axes = dict(zip(names, grid.axes, strict=True))
-  point_tables.write_npz(out, axes | columns)
-  if len(names) > points_figure.MAX_AXES:
-    return [out]
-  picture = out.with_suffix(".png")
-  draw(predictor, grid, columns, picture)
-  return [out, picture]
-
-
-def draw(
-  predictor: Predictor,
-  grid: Grid,
-  columns: Mapping[str, np.ndarray],
-  path: epath.Path,
-) -> None:
-  """Draws predictions on a grid of one or two axes, and the context.
-
-  Args:
-    predictor: the model and its context.
-    grid: the locations.
-    columns: the result of `Predictor.on`.
-    path: the PNG file to write.
-  """
-  fits = [
-    points_figure.PointFit(
-      axes=predictor.scaling.coords,
-      target=target,
-      grid=grid.axes,
-      context=predictor.coords,
-      values=predictor.values[:, i],
-      **{name: columns[f"{target}_{name}"] for name in STATISTICS},
-    )
-    for i, target in enumerate(predictor.scaling.targets)
-  ]
-  points_figure.plot_points(fits, path)

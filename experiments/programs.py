@@ -5,6 +5,7 @@ from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
 from experiments import points
+from experiments import surfaces
 from experiments import terrain
 from experiments.common.launch import Program
 
@@ -14,5 +15,6 @@ PROGRAMS: dict[str, Program] = {
   "gp_regression": gp_regression.PROGRAM,
   "image_completion": image_completion.PROGRAM,
   "points": points.PROGRAM,
+  "surfaces": surfaces.PROGRAM,
   "terrain": terrain.PROGRAM,
 }

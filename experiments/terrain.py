@@ -92,9 +92,6 @@ class TerrainConfig(window_task.WindowConfig):
     "A tenth of the training points held out for validation; evaluations then predict"
     " these and not the held-out fifth.",
   )
-  eval_batches: int = option(
-    "evaluation", 100, "Number of evaluation batches, in windows.", at_least=1
-  )
   context_sizes: str = option(
     "evaluation",
     "1000,10000,100000",

@@ -17,13 +17,13 @@ from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import timing
 from experiments.common import workdir as workdir_lib
+from experiments.data import windows
 from experiments.figures import elevation as elevation_figure
 import tca_jax
 from tca_jax import serving
 
 if typing.TYPE_CHECKING:
   from experiments.terrain import TerrainTask
-  from experiments.window_task import WindowTask
 
 SCALING_FILE = "scaling.json"
 _MAX_LOGITS = 2**24  # attention logits per head, where every token is read
@@ -67,10 +67,12 @@ class MapScaling(task_lib.Evaluator["TerrainTask"]):
       )
       if task.config.baselines:
         baselines += [linear, *processes]
-      memory, build_seconds = index_first_points(task, params, size)
+      memory, build_seconds = index_context(
+        task.model, params, points.train.take_first(size)
+      )
       for name, reader in task.system.readers.items():
         output, num_read, read_seconds = predict(
-          task, params, memory, size, targets.coords, reader
+          task.model, params, memory, size, targets.coords, reader
         )
         mean, _ = points.predicted_in_units(output)
         tokens_read = float(np.mean(num_read))
@@ -117,26 +119,25 @@ class MapFigure(task_lib.Evaluator["TerrainTask"]):
     elevation_figure.plot_map(fit, path)
 
 
-def index_first_points(
-  task: "WindowTask", params: typing.Any, num_context: int
+def index_context(
+  model: tca_jax.ReTreever, params: typing.Any, context: windows.Points
 ) -> tuple[typing.Any, dict[str, float]]:
-  """Makes a memory of the first training points, and measures the time.
+  """Makes a memory of a context, and measures the time.
 
   Args:
-    task: a task on scattered points.
-    params: parameters of its model.
-    num_context: number of points.
+    model: a model of scattered points.
+    params: its parameters.
+    context: the points.
 
   Returns:
     The memory, of one context; "tree_seconds", "index_compile_seconds" and
     "index_seconds".
   """
-  context = task.map.train.take_first(num_context)
   clock = timing.Clock()
-  given = systems.trees_for_index(task.model, context.coords)
+  given = systems.trees_for_index(model, context.coords)
   seconds = {"tree_seconds": clock.lap(given)}
   inputs = (params, context.coords[None], context.values[None])
-  index = jax.jit(functools.partial(task.model.apply, method="index"))
+  index = jax.jit(functools.partial(model.apply, method="index"))
   index = index.lower(*inputs, **given).compile()
   seconds["index_compile_seconds"] = clock.lap()
   memory = index(*inputs, **given)
@@ -145,7 +146,7 @@ def index_first_points(
 
 
 def predict(
-  task: "WindowTask",
+  model: tca_jax.ReTreever,
   params: typing.Any,
   memory: typing.Any,
   num_context: int,
@@ -155,20 +156,20 @@ def predict(
   """Predicts locations from a memory, in parts that fit into working memory.
 
   Args:
-    task: the map task.
-    params: parameters of its model.
+    model: a model of scattered points.
+    params: its parameters.
     memory: memory of one context.
     num_context: number of points in the context.
-    coords: `[M, 2]`.
+    coords: `[M, C]`.
     reader: way to read the model.
 
   Returns:
-    Distributions of standardised values, `[M, 1]`; the number of nodes, latents or
+    Distributions of standardised values, `[M, E]`; the number of nodes, latents or
     tokens that each query read, `[M]`; "read_compile_seconds" and "read_seconds".
   """
 
   def apply(memory, coords):
-    prediction = reader(task.model, params, memory, coords)
+    prediction = reader(model, params, memory, coords)
     return prediction.output, prediction.reading.num_read
 
   largest = reader.most_queries
@@ -202,13 +203,14 @@ def complete(
   points = jax.tree.map(lambda *x: np.concatenate(x), whole.held_out, whole.train)
   num_context = max(int(_FIGURE_SHARE * len(points.coords)), 1)
   points = points.take_first(max_points)
-  memory, _ = index_first_points(task, params, num_context)
+  context = whole.train.take_first(num_context)
+  memory, _ = index_context(task.model, params, context)
   reader = next(iter(task.system.readers.values()))
-  output, _, _ = predict(task, params, memory, num_context, points.coords, reader)
+  output, _, _ = predict(task.model, params, memory, num_context, points.coords, reader)
   query = points.coords[0]
   reading = task.read(params, memory, query[None, None]).reading
   nodes = inspection.nodes_read(reading.walk, memory.tree, 0, 0)
-  context = jax.device_get(whole.train.take_first(num_context))
+  context = jax.device_get(context)
   mean, std = whole.predicted_in_units(output)
   return elevation_figure.MapFit(
     unit=whole.unit,
@@ -239,7 +241,7 @@ def _time_grid(
   locations = np.stack(np.meshgrid(east, north), axis=-1).reshape(-1, 2)
   reader = next(iter(task.system.readers.values()))
   output, _, read_seconds = predict(
-    task, params, memory, num_context, locations, reader
+    task.model, params, memory, num_context, locations, reader
   )
   seconds = build_seconds | read_seconds
   context = task.map.train.take_first(num_context)

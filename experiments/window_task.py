@@ -67,6 +67,9 @@ class WindowConfig(Config):
     " model.",
     at_least=0,
   )
+  eval_batches: int = option(
+    "evaluation", 100, "Number of evaluation batches, in windows.", at_least=1
+  )
   num_targets: int = option(
     "evaluation",
     8192,
@@ -118,17 +121,13 @@ class WindowTask(task_lib.Task[ConfigType]):
       num_targets: number of targets in a window.
       swaps: whether axes may be swapped in training.
     """
-    self.max_context = num_context
+    self._build_model(num_context, embedder, periods, self.map.train.values.shape[-1])
     self._sizes = dict(
       batch_size=self.config.batch_size,
       num_context=num_context,
       num_targets=num_targets,
     )
     self._swaps = swaps
-    num_outputs = self.map.train.values.shape[-1]
-    self.model = systems.build_model(
-      self.config, num_context, embedder, self._head(num_outputs), periods
-    )
     self._train, self._held_out = (
       windows.with_blocks(points) for points in (self.map.train, self.map.held_out)
     )
@@ -136,6 +135,19 @@ class WindowTask(task_lib.Task[ConfigType]):
       windows.sample, static_argnames=(*self._sizes, "densest", "full_context")
     )
     self._move = jax.jit(augmentation.random_rigid_motion, static_argnames="swaps")
+
+  def _build_model(
+    self,
+    num_context: int,
+    embedder: nn.Module,
+    periods: Sequence[float],
+    num_outputs: int,
+  ) -> None:
+    """Sets the attributes `max_context` and `model`."""
+    self.max_context = num_context
+    self.model = systems.build_model(
+      self.config, num_context, embedder, self._head(num_outputs), periods
+    )
 
   def _head(self, num_outputs: int) -> nn.Module:
     """The head that predicts the values."""
@@ -147,11 +159,17 @@ class WindowTask(task_lib.Task[ConfigType]):
 
   def train_batch(self, rng: jax.Array, step: int) -> Batch:
     draw_rng, move_rng = jax.random.split(rng)
-    # Small windows first: attention learns there which points are near.
-    whole_map = self.config.whole_map * step / self.config.num_steps
-    shares = dict(densest=self.config.densest, full_context=self.config.full_context)
-    batch = self._draw(draw_rng, None, whole_map=whole_map, **shares)
+    batch = self._draw(draw_rng, None, **self._shares(step))
     return self._move(move_rng, batch, swaps=self._swaps)
+
+  def _shares(self, step: int) -> dict[str, float]:
+    """The shares of special windows in the batch of a step, see `windows.sample`."""
+    return dict(
+      # Small windows first: attention learns there which points are near.
+      whole_map=self.config.whole_map * step / self.config.num_steps,
+      densest=self.config.densest,
+      full_context=self.config.full_context,
+    )
 
   def eval_batches(self) -> Iterator[Batch]:
     for i in range(self.config.eval_batches):

@@ -12,6 +12,7 @@ from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
 from experiments import points
+from experiments import surfaces
 from experiments import terrain
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,6 +28,7 @@ CONFIGS = (
   gp_regression.GPConfig,
   image_completion.ImageConfig,
   points.PointsConfig,
+  surfaces.SurfacesConfig,
   terrain.TerrainConfig,
 )
 

@@ -78,3 +78,12 @@ def test_vecchia_process_agrees_with_local_kriging(rng):
   assert np.sqrt(np.mean((np.asarray(found.mean) - truth) ** 2)) < 0.1
   expected = kriging.fit(coords, values).predict(queries)
   np.testing.assert_allclose(found.mean, expected.mean, atol=0.1)
+
+
+def test_fit_values_without_any_pattern_stays_finite(rng):
+  """On a grid of few days and hours, any short length has the same likelihood."""
+  coords = rng.permutation(np.stack(np.divmod(np.arange(600), 24), axis=-1) / [364, 23])
+  model = kriging.fit(coords, rng.normal(size=600))
+  found = model.predict(coords[:9] + 0.01)
+  assert np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.std))
+  assert model.length > 0

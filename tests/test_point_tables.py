@@ -23,9 +23,10 @@ def _write(folder, text, name="stations.csv", encoding="utf-8"):
 
 
 def _build(path, coords=("lon", "lat"), targets=("temp",), **options):
-  defaults = dict(periods={}, log=(), same_scale=(), held_out=0.2, missing="drop")
-  table = point_tables.read(path)
-  return point_sets.build(table, coords, targets, **(defaults | options))
+  others = dict(held_out=0.2, missing="drop")
+  others |= {name: options.pop(name) for name in list(options) if name in others}
+  columns = point_sets.Columns(coords, targets, **options)
+  return point_sets.build(point_tables.read(path), columns, **others)
 
 
 def _change(line, old, new, text=TABLE):

@@ -231,7 +231,7 @@ def test_run_predict_bad_options_fail_in_one_line(
   assert "Traceback" not in caplog.text
 
 
-def test_predict_without_a_trained_model_raises(tmp_path, capsys):
+def test_predict_without_a_trained_model_raises(tmp_path):
   with pytest.raises(CheckpointError, match="has no trained model of points"):
     points.predict(tmp_path, _frame())
   tca_jax.save(
@@ -239,11 +239,6 @@ def test_predict_without_a_trained_model_raises(tmp_path, capsys):
   )
   with pytest.raises(CheckpointError, match="is a model of another task than points"):
     points.predict(tmp_path / "other", _frame())
-  assert points.PROGRAM.run(["x", "--mode=predict", "--table=x.csv"]) == 2
-  message = (
-    "--workdir must be given: --mode=predict needs the folder of a trained model"
-  )
-  assert message in capsys.readouterr().err
 
 
 def test_predict_columns_that_exist_raise(finished):

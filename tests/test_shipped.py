@@ -13,6 +13,7 @@ from experiments import activity
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
+from experiments import surfaces
 from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import workdir as workdir_lib
@@ -35,6 +36,12 @@ FAMILIES = {
   "gp": (gp_regression.GPConfig, gp_regression.GPTask, dict(eval_batches=60), 0.15),
   "image": (image_completion.ImageConfig, image_completion.ImageTask, {}, 0.01),
   "activity": (activity.ActivityConfig, activity.ActivityTask, {}, 0.005),
+  "surfaces": (
+    surfaces.SurfacesConfig,
+    surfaces.SurfacesTask,
+    dict(eval_batches=15),
+    1.0,  # few examples of these have jumps that no model expects
+  ),
   "terrain": (
     terrain.TerrainConfig,
     terrain.TerrainTask,

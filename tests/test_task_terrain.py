@@ -230,11 +230,13 @@ def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatc
   assert [row["tokens_read"] for row in content["rows"]] == reads
   assert json.loads(path.read_text())["grid"] is None
   (reader,) = task.system.readers.values()
-  memory, _ = terrain_scaling.index_first_points(task, params, 200)
-  whole, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
+  memory, _ = terrain_scaling.index_context(
+    task.model, params, task.map.train.take_first(200)
+  )
+  whole, *_ = terrain_scaling.predict(task.model, params, memory, 200, few, reader)
   monkeypatch.setattr(terrain_scaling, "_MAX_LOGITS", 200 * 7)
   reader = dataclasses.replace(reader, most_queries=16)
-  parts, *_ = terrain_scaling.predict(task, params, memory, 200, few, reader)
+  parts, *_ = terrain_scaling.predict(task.model, params, memory, 200, few, reader)
   chex.assert_trees_all_close(parts, whole, atol=1e-5)
 
 

@@ -16,6 +16,7 @@ from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
 from experiments import points
+from experiments import surfaces
 from experiments import terrain
 from experiments.common import evaluate
 from experiments.common import task as task_lib
@@ -31,6 +32,7 @@ TASKS = {
   "activity": activity.ActivityTask,
   "terrain": terrain.TerrainTask,
   "points": points.PointsTask,
+  "surfaces": surfaces.SurfacesTask,
 }
 FIGURES = {
   "gp": "functions.png",
@@ -66,6 +68,9 @@ def configs(tmp_path_factory):
     ),
     "points": points.PointsConfig(
       **small, table=str(table), coords="lon,lat", target="temperature"
+    ),
+    "surfaces": surfaces.SurfacesConfig(
+      **small, maps="airports", synthetic=0.5, num_context=32
     ),
   }
 
@@ -197,7 +202,7 @@ def test_run_trains_evaluates_and_restores(name, configs, tmp_path):
     assert Image.open(workdir / FIGURES[name]).size[0] > 500
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "points"])
+@pytest.mark.parametrize("name", [x for x in TASKS if x not in ("points", "surfaces")])
 def test_figures_need_a_tree(name, configs):
   for model, files in (("ca", {"eval.json", "scaling.json"}), ("tca", set())):
     task = TASKS[name](dataclasses.replace(configs[name], model=model))

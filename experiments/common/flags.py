@@ -5,6 +5,7 @@ flags, so that a process may run several experiments one after the other. Nothin
 `launch` knows of flags.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 import textwrap
@@ -40,7 +41,7 @@ class Arguments:
 
   Attributes:
     mode: what to do.
-    workdir: folder of the run.
+    workdir: folder of the run; None only in a mode that can do without.
     out: path for results; None: the workdir.
     recipe: recipe of the options that are not given.
     given: options that the command line sets, by name.
@@ -48,7 +49,7 @@ class Arguments:
   """
 
   mode: str
-  workdir: epath.Path
+  workdir: epath.Path | None
   out: epath.Path | None
   recipe: config_lib.Recipe
   given: dict[str, typing.Any]
@@ -56,7 +57,10 @@ class Arguments:
 
 
 def parse(
-  config_class: type[Config], argv: list[str], modes: Mapping[str, str] = MODES
+  config_class: type[Config],
+  argv: list[str],
+  modes: Mapping[str, str] = MODES,
+  without_workdir: Collection[str] = (),
 ) -> Arguments | None:
   """Parses a command line.
 
@@ -64,6 +68,7 @@ def parse(
     config_class: class of the experiment's config, which declares the options.
     argv: the program's name and its arguments.
     modes: values of `--mode`, with their help.
+    without_workdir: the modes that can do without `--workdir`.
 
   Returns:
     The parsed arguments; None if `--help` is one of them.
@@ -78,16 +83,17 @@ def parse(
     return None
   if len(unparsed) > 1:
     raise flags.Error(f"unknown arguments: {' '.join(unparsed[1:])}")
-  if not values["workdir"].value:
+  mode, workdir = values["mode"].value, values["workdir"].value
+  if not workdir and mode not in without_workdir:
     text = "must be given"
-    if values["mode"].value != "train":
-      text += f": --mode={values['mode'].value} needs the folder of a trained model"
+    if mode != "train":
+      text += f": --mode={mode} needs the folder of a trained model"
     raise flags.Error(f"--workdir {text}")
   parsed = values.flag_values_dict()
   names = [field.name for field in dataclasses.fields(config_class)]
   return Arguments(
     mode=parsed["mode"],
-    workdir=epath.Path(parsed["workdir"]),
+    workdir=epath.Path(workdir) if workdir else None,
     out=epath.Path(parsed["out"]) if parsed["out"] else None,
     recipe=parsed["recipe"],
     given={name: parsed[name] for name in names if values[name].present},

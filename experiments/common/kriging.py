@@ -20,6 +20,7 @@ NUM_NEIGHBOURS = 48
 _NUM_FIT = 400  # observations whose likelihood is maximised
 _NUM_FIT_NEIGHBOURS = 24
 _LENGTHS = (0.003, 0.02, 0.1)  # starts of the optimisation, as shares of the extent
+_RANGE = 20.0  # of the logarithms of the parameters; a length could go to 0
 _CHUNK = 512  # locations whose linear systems are solved together
 _JITTER = 1e-9  # smallest noise, relative to the variance
 
@@ -111,8 +112,10 @@ def fit(coords: np.ndarray, values: np.ndarray, seed: int = 0) -> LocalKriging:
     np.log(np.multiply(extent, _LENGTHS)), [np.log(variance)], [np.log(1e-3 * variance)]
   )
   options = dict(maxiter=120)
+  limits = [np.log(extent), np.log(variance), np.log(variance)]
+  bounds = [(limit - _RANGE, limit + _RANGE) for limit in limits]
   found = [
-    optimize.minimize(loss, start, method="Nelder-Mead", options=options)
+    optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
     for start in starts
   ]
   best = min(found, key=lambda result: result.fun)

@@ -40,7 +40,7 @@ class Program(typing.Generic[task_lib.TaskType]):
     config_class: class of the config.
     task_class: class of the task.
     actions: modes that only this program has, by name: a help text, and a function of
-      the parsed arguments.
+      the parsed arguments, whose workdir may be None.
   """
 
   config_class: type[Config]
@@ -108,7 +108,7 @@ class Program(typing.Generic[task_lib.TaskType]):
       checkpoint is saved.
     """
     try:
-      arguments = flags.parse(self.config_class, argv, self._modes)
+      arguments = flags.parse(self.config_class, argv, self._modes, self.actions)
     except absl_flags.Error as error:
       print(f"{argv[0]}: {error}\nSee --help for all flags.", file=sys.stderr)
       return 2
@@ -141,7 +141,7 @@ class Program(typing.Generic[task_lib.TaskType]):
   def _run(self, arguments: flags.Arguments) -> None:
     """Runs the mode of a command line."""
     mode, workdir, out = arguments.mode, arguments.workdir, arguments.out
-    if mode in self.actions:
+    if workdir is None or mode in self.actions:
       self.actions[mode][1](arguments)
       return
     recipe, given = arguments.recipe, arguments.given

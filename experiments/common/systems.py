@@ -203,6 +203,7 @@ TITLES: dict[str, str] = {
   for system in SYSTEMS.values()
   for name, reader in system.readers.items()
 } | {
+  "zero_shot": "Relative TCA, pretrained",
   "kriging": "Local kriging",
   "vecchia": "Gaussian process (Vecchia)",
   "linear": "Linear interpolation",

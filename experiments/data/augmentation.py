@@ -1,6 +1,7 @@
-"""Rigid-motion augmentation of point sets."""
+"""Augmentation of point sets: rigid motions, and stretches."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,43 @@ def random_rigid_motion(rng: jax.Array, batch: Batch, swaps: bool = True) -> Bat
   def move(coords: jax.Array) -> jax.Array:
     turned = jnp.where(swap, coords[..., ::-1], coords) if swaps else coords
     return turned * sign + shift
+
+  return dataclasses.replace(
+    batch, coords=move(batch.coords), query_coords=move(batch.query_coords)
+  )
+
+
+def random_stretch(rng: jax.Array, batch: Batch, largest: float) -> Batch:
+  """Rotates and stretches each example of a batch of two coordinates at random.
+
+  Half of the examples are rotated by an angle that is uniform; half of the examples are
+  then stretched along one axis and compressed along the other. A model learns from this
+  that values can vary faster in one direction than in another, as they do if the
+  coordinates of a table have different units.
+
+  Args:
+    rng: a random key, consumed.
+    batch: a `Batch` with C = 2.
+    largest: the largest ratio of the stretches of both axes; its logarithm is uniform.
+
+  Returns:
+    The batch with new `coords` and `query_coords`.
+  """
+  turn_rng, angle_rng, stretch_rng, ratio_rng = jax.random.split(rng, 4)
+  shape, half = (len(batch.coords), 1), jnp.float32(0.5)
+  angle = jax.random.uniform(angle_rng, shape, jnp.float32, maxval=2 * math.pi)
+  angle *= jax.random.bernoulli(turn_rng, half, shape)
+  limit = math.log(largest) / 2
+  stretch = jax.random.uniform(
+    ratio_rng, shape, jnp.float32, minval=-limit, maxval=limit
+  )
+  stretch = jnp.exp(stretch * jax.random.bernoulli(stretch_rng, half, shape))
+
+  def move(coords: jax.Array) -> jax.Array:
+    x, y = coords[..., 0], coords[..., 1]
+    east = jnp.cos(angle) * x - jnp.sin(angle) * y
+    north = jnp.sin(angle) * x + jnp.cos(angle) * y
+    return jnp.stack([east * stretch, north / stretch], axis=-1)
 
   return dataclasses.replace(
     batch, coords=move(batch.coords), query_coords=move(batch.query_coords)

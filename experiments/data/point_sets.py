@@ -112,6 +112,25 @@ class Scaling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Columns:
+  """The columns of a table that a model uses.
+
+  Attributes:
+    coords: names of the coordinates.
+    targets: names of the targets.
+    periods: period of each periodic coordinate, in units of the table.
+    log: names of the targets of which logarithms are learned.
+    same_scale: names of the coordinates that share a scale.
+  """
+
+  coords: Sequence[str]
+  targets: Sequence[str]
+  periods: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  log: Sequence[str] = ()
+  same_scale: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class PointSet:
   """Scaled points with a fixed split; both parts are in random order.
 
@@ -164,35 +183,83 @@ def numbers(
   return places[rows], values[rows], rows
 
 
+def scaling_of(
+  table: point_tables.Table,
+  columns: Columns,
+  places: np.ndarray,
+  values: np.ndarray,
+  rows: np.ndarray,
+  learned: np.ndarray | None = None,
+) -> Scaling:
+  """Chooses the scaling of a table's columns.
+
+  Each coordinate is scaled to [-1/2, 1/2] by its own range, or by the largest range of
+  the coordinates that share a scale. Values are standardised.
+
+  Args:
+    table: the table.
+    columns: the columns.
+    places: `[n, C]`, the coordinates.
+    values: `[n, E]`, the targets.
+    rows: `[n]` int, the rows in the table.
+    learned: the points whose mean and standard deviation count; None: all.
+
+  Raises:
+    DataError: if a column is constant, or if a logarithm does not exist.
+  """
+  names = [*columns.coords, *columns.targets]
+  for name, column in zip(names, [*places.T, *values.T], strict=True):
+    if np.ptp(column) == 0:
+      raise DataError(
+        f"{table.name}: the column {name!r} is constant ({column[0]:g}); a model needs"
+        " columns that vary"
+      )
+  for i, name in enumerate(columns.targets):
+    low = np.flatnonzero(values[:, i] <= 0)
+    if name in columns.log and len(low):
+      raise DataError(
+        f"{table.name}: the column {name!r} has {values[low[0], i]:g} in"
+        f" {table.place(rows[low[0]])}; --log needs numbers above 0"
+      )
+  low, high = places.min(axis=0), places.max(axis=0)
+  scale = high - low
+  shared = [name in columns.same_scale for name in columns.coords]
+  if any(shared):
+    scale[shared] = scale[shared].max()
+  taken = [name in columns.log for name in columns.targets]
+  values = np.where(taken, np.log(np.where(taken, values, 1)), values)
+  if learned is not None:
+    values = values[learned]
+  return Scaling(
+    coords=tuple(columns.coords),
+    targets=tuple(columns.targets),
+    center=tuple(((low + high) / 2).tolist()),
+    scale=tuple(scale.tolist()),
+    periods=tuple(float(columns.periods.get(name, 0)) for name in columns.coords),
+    mean=tuple(values.mean(axis=0).tolist()),
+    std=tuple(np.maximum(values.std(axis=0), 1e-30).tolist()),
+    log=tuple(taken),
+  )
+
+
 def build(
   table: point_tables.Table,
-  coords: Sequence[str],
-  targets: Sequence[str],
-  periods: Mapping[str, float],
-  log: Sequence[str],
-  same_scale: Sequence[str],
+  columns: Columns,
   held_out: float,
   missing: typing.Literal["drop", "error"],
 ) -> PointSet:
   """Scales the points of a table, and holds out a part, the same in every run.
 
-  Each coordinate is scaled to [-1/2, 1/2] by its own range, or by the largest range of
-  the coordinates that share a scale.
-
   Args:
     table: the table.
-    coords: names of the coordinates.
-    targets: names of the targets.
-    periods: period of each periodic coordinate.
-    log: names of the targets of which logarithms are learned.
-    same_scale: names of the coordinates that share a scale.
+    columns: the columns; see `scaling_of`.
     held_out: fraction of the points that is held out.
     missing: see `Table.complete_rows`.
 
   Raises:
     DataError: if a column or the number of rows is not sufficient.
   """
-  places, values, rows = numbers(table, coords, targets, missing)
+  places, values, rows = numbers(table, columns.coords, columns.targets, missing)
   num_held_out = max(round(held_out * len(rows)), 1)
   if len(rows) - num_held_out < MIN_TRAIN:
     raise DataError(
@@ -200,37 +267,8 @@ def build(
       f" numbers; training needs at least {MIN_TRAIN}, and {num_held_out} more are held"
       " out"
     )
-  for name, column in zip([*coords, *targets], [*places.T, *values.T], strict=True):
-    if np.ptp(column) == 0:
-      raise DataError(
-        f"{table.name}: the column {name!r} is constant ({column[0]:g}); a model needs"
-        " columns that vary"
-      )
-  for i, name in enumerate(targets):
-    low = np.flatnonzero(values[:, i] <= 0)
-    if name in log and len(low):
-      raise DataError(
-        f"{table.name}: the column {name!r} has {values[low[0], i]:g} in"
-        f" {table.place(rows[low[0]])}; --log needs numbers above 0"
-      )
   order = np.random.default_rng(_SPLIT_SEED).permutation(len(rows))
   parts = order[num_held_out:], order[:num_held_out]
-  low, high = places.min(axis=0), places.max(axis=0)
-  scale = high - low
-  shared = [name in same_scale for name in coords]
-  if any(shared):
-    scale[shared] = scale[shared].max()
-  taken = [name in log for name in targets]
-  learned = np.where(taken, np.log(np.where(taken, values, 1)), values)[parts[0]]
-  scaling = Scaling(
-    coords=tuple(coords),
-    targets=tuple(targets),
-    center=tuple(((low + high) / 2).tolist()),
-    scale=tuple(scale.tolist()),
-    periods=tuple(float(periods.get(name, 0)) for name in coords),
-    mean=tuple(learned.mean(axis=0).tolist()),
-    std=tuple(np.maximum(learned.std(axis=0), 1e-30).tolist()),
-    log=tuple(taken),
-  )
+  scaling = scaling_of(table, columns, places, values, rows, learned=parts[0])
   train, held = (scaling.points(places[part], values[part]) for part in parts)
   return PointSet(places, values, scaling, train, held)

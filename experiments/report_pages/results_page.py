@@ -4,6 +4,7 @@ from experiments.report_pages import comparison
 from experiments.report_pages import large_contexts
 from experiments.report_pages import studies
 from experiments.report_pages import text
+from experiments.report_pages import zero_shot
 from experiments.report_pages.runs import Results
 
 
@@ -17,6 +18,7 @@ def make(results: Results) -> str:
     comparison.calibration(results),
     comparison.latents(results),
     large_contexts.section(results),
+    zero_shot.section(results),
     studies.copying(results),
     studies.ablations(results),
     studies.regression(results),

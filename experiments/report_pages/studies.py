@@ -100,6 +100,8 @@ def _task(config: dict[str, typing.Any]) -> str:
     return "GP regression, RBF kernel."
   if "dataset" in config and "context_sizes" in config:
     return f"Map {config['dataset']}, points of the validation tenth."
+  if "synthetic" in config:
+    return "Random surfaces, and windows of real maps."
   return "Completion of MNIST digits."
 
 

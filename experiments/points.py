@@ -80,6 +80,9 @@ class PointsTask(window_task.WindowTask[PointsConfig]):
       swaps=len(set(scaling.scale)) == 1 and not any(scaling.periods),
     )
 
+  def report_early(self) -> None:
+    points_evaluation.report_early(self.map, self.system.evaluation_reader(self.config))
+
   @property
   def inputs(self) -> dict[str, typing.Any]:
     """As in `Task`; "points" has the path of the table and the `Scaling`."""

@@ -27,6 +27,8 @@ if typing.TYPE_CHECKING:
   from experiments.points import PointsTask
 
 SCORES_FILE = "scores.json"
+PRETRAINED_SYSTEM = "zero_shot"  # the name of the pretrained reader in rows
+_EARLY_TARGETS = 2048  # held-out points of the report before training
 _MAX_LINEAR_AXES = 3  # the triangulation of more axes needs too much time and memory
 _PICTURE = {1: [800], 2: [200, 200]}  # sizes of its grid
 
@@ -94,26 +96,64 @@ def score(
   Returns:
     Rows, see `Scores.evaluate`.
   """
+  shared, output = _predict(model, params, reader, context, held_out)
+  rows = []
+  for i, target in enumerate(scaling.targets):
+    one = scaling.value_map(i, context, held_out)
+    predicted = jax.tree.map(lambda x, i=i: x[:, i : i + 1], output)
+    own = dict(system=system) | shared | _scores(one, predicted)
+    rows += [dict(target=target) | row for row in (own, *_baselines(one))]
+  return rows
+
+
+def report_early(points: point_sets.PointSet, reader: systems.Reader) -> None:
+  """Prints what can be predicted without training: by the baselines, and pretrained.
+
+  Args:
+    points: the table.
+    reader: way to read a model.
+  """
+  train, held_out = points.train, points.held_out.take_first(_EARLY_TARGETS)
+  scaling, rows = points.scaling, []
+  pretrained = None
+  if points_prediction.is_for_pretrained(len(scaling.coords), len(train.coords)):
+    model, params, _ = points_prediction.load_model(points_prediction.PRETRAINED)
+    model = points_prediction.with_periods(model, scaling.axis_periods)
+    pretrained = model, params, reader
+  for i, target in enumerate(scaling.targets):
+    one = scaling.value_map(i, train, held_out)
+    found = _baselines(one)
+    if pretrained:
+      shared, output = _predict(*pretrained, one.train, one.held_out)
+      found.insert(0, dict(system=PRETRAINED_SYSTEM) | shared | _scores(one, output))
+    rows += [dict(target=target) | row for row in found]
+  title = (
+    f"Before training: {len(held_out.coords):,} of {len(points.held_out.coords):,}"
+    f" held-out points from {len(train.coords):,} points"
+  )
+  print(f"\n{table_of(title, rows)}\n", flush=True)
+
+
+def _predict(
+  model: tca_jax.ReTreever,
+  params: typing.Any,
+  reader: systems.Reader,
+  context: windows.Points,
+  held_out: windows.Points,
+) -> tuple[dict[str, typing.Any], tca_jax.Regression]:
+  """Predicts held-out points; what rows contain besides scores, and the predictions."""
   size, count = len(context.coords), len(held_out.coords)
   memory, built = terrain_scaling.index_context(model, params, context)
   output, num_read, seconds = terrain_scaling.predict(
     model, params, memory, size, held_out.coords, reader
   )
-  shared = dict(
-    system=system,
+  return dict(
     num_context=size,
     num_queries=count,
     us_per_query=1e6 * seconds["read_seconds"] / count,
     fit_seconds=built["tree_seconds"] + built["index_seconds"],
     tokens_read=float(np.mean(num_read)),
-  )
-  rows = []
-  for i, target in enumerate(scaling.targets):
-    one = scaling.value_map(i, context, held_out)
-    predicted = jax.tree.map(lambda x, i=i: x[:, i : i + 1], output)
-    found = [shared | _scores(one, predicted), *_baselines(one)]
-    rows += [dict(target=target) | row for row in found]
-  return rows
+  ), output
 
 
 def _scores(

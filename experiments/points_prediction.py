@@ -244,6 +244,15 @@ def read_table(
   )
 
 
+def is_for_pretrained(num_axes: int, num_points: int) -> bool:
+  """Whether there is a pretrained reader for so many coordinates and context points."""
+  return (
+    num_axes == _PRETRAINED_AXES
+    and num_points >= random_surfaces.MIN_CONTEXT
+    and PRETRAINED.exists()
+  )
+
+
 def with_periods(
   model: tca_jax.ReTreever, periods: Sequence[float]
 ) -> tca_jax.ReTreever:

@@ -35,7 +35,6 @@ from experiments.data import point_sets
 from experiments.data import shipped_tables
 from experiments.data import windows
 
-SYSTEM = "zero_shot"  # the name of the reader in rows
 _HELD_OUT = 0.2
 _FEW = 1000  # context points of a large table, beside all of them
 _LARGE = 5000  # training points of a large table
@@ -94,7 +93,13 @@ def compare(
     for folds in _splits(points, num_targets):
       scored = [
         points_evaluation.score(
-          model, params, reader, points.scaling, context, held_out, SYSTEM
+          model,
+          params,
+          reader,
+          points.scaling,
+          context,
+          held_out,
+          points_evaluation.PRETRAINED_SYSTEM,
         )
         for context, held_out in folds
       ]

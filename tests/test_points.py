@@ -1,8 +1,12 @@
 """A table of points from start to end: train, compare, save, predict."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import re
 
+from etils import epath
 import jax
 import numpy as np
 from PIL import Image
@@ -52,8 +56,31 @@ def finished(tmp_path_factory):
   arguments = [f"--{name}={value}" for name, value in SMALL.items()]
   arguments += [f"--table={config.table}", "--coords=lon,lat", "--target=temp,rain"]
   arguments += ["--log=rain", "--period=lon:360", f"--workdir={folder / 'run'}"]
-  assert points.PROGRAM.run(["points", *arguments]) == 0
+  printed = io.StringIO()
+  with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    # Saves time; see test_report_early_has_the_pretrained_model.
+    patch.setattr(points_prediction, "PRETRAINED", epath.Path(folder / "none"))
+    assert points.PROGRAM.run(["points", *arguments]) == 0
+  (folder / "printed.txt").write_text(printed.getvalue())
   return folder / "run", config
+
+
+def test_train_reports_the_baselines_before_training(finished):
+  printed = (finished[0].parent / "printed.txt").read_text()
+  early, _, late = printed.partition("\n16 held-out points from 64 points\n")
+  assert "Before training: 16 of 16 held-out points from 64 points" in early
+  for target in ("temp", "rain"):
+    assert re.search(rf"Linear interpolation +{target} +64 ", early)
+    assert re.search(rf"Local kriging +{target} +64 ", early)
+    assert re.search(rf"Relative TCA +{target} +64 ", late)
+  assert "TCA" not in early
+
+
+@pytest.mark.slow
+def test_report_early_has_the_pretrained_model(finished, capsys):
+  points.PointsTask(finished[1]).report_early()
+  printed = capsys.readouterr().out
+  assert len(re.findall(r"Relative TCA, pretrained +\w+ +64 +-?\d", printed)) == 2
 
 
 def test_train_writes_scores_beside_baselines_and_a_picture(finished):

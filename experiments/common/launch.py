@@ -22,6 +22,7 @@ import jax
 
 from experiments.common import evaluate as evaluate_lib
 from experiments.common import flags
+from experiments.common import metrics as metrics_lib
 from experiments.common import systems
 from experiments.common import task as task_lib
 from experiments.common import train as train_lib
@@ -161,6 +162,8 @@ class Program(typing.Generic[task_lib.TaskType]):
     workdir_lib.make_writable(out or workdir, "--out")
     task = self._task(config)
     if trains:
+      if not (workdir / metrics_lib.METRICS_FILE).exists():
+        task.report_early()
       train_lib.train(task, workdir)
     contents = evaluate_lib.evaluate_workdir(
       task, workdir, out, "eval" if trains else mode

@@ -131,6 +131,9 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
   def eval_batches(self) -> Iterator[Batch]:
     """The batches of an evaluation, a function of eval_seed and eval_batches."""
 
+  def report_early(self) -> None:
+    """Prints what is known before a new run is trained; by default nothing."""
+
   @property
   @abc.abstractmethod
   def inputs(self) -> dict[str, typing.Any]:

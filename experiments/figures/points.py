@@ -77,5 +77,6 @@ def plot_points(fits: Sequence[PointFit], path: epath.PathLike) -> None:
     for axes, image in zip(row, (dots, mean, std), strict=True):
       axes.set(xlabel=fit.axes[0], ylabel=fit.axes[1])
       axes.set(xlim=corners[:2], ylim=corners[2:])
+      axes.locator_params(axis="x", nbins=5)  # long numbers must not overlap
       figure.colorbar(image, ax=axes, shrink=0.8)
   style.save(figure, path)

@@ -154,6 +154,10 @@ def test_shipped_model_far_outside_its_training_is_told(monkeypatch):
     tca_jax.warn_outside_range(model, info, metres)
   with pytest.raises(ValueError, match="coords must have 1 axes as in training, got 2"):
     tca_jax.warn_outside_range(model, info, X)
+  with pytest.raises(
+    ValueError, match=r"must be \[\[low, high\], ...\], .* got \[0, 1\]"
+  ):
+    tca_jax.warn_outside_range(model, {"coords": {"range": [0, 1]}}, metres)
   jax.jit(lambda x: tca_jax.warn_outside_range(model, info, x))(metres)
 
 

@@ -56,6 +56,24 @@ def finished(tmp_path_factory):
   return folder / "run", config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _load_once():
+  """Loads and compiles each saved model once; models with other tables are not kept."""
+  load, kept = points_prediction.load, {}
+
+  def load_once(workdir, table=None, missing="drop"):
+    if table is not None:
+      return load(workdir, table, missing)
+    key = str(workdir), missing
+    if key not in kept:
+      kept[key] = load(workdir, table, missing)
+    return kept[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(points_prediction, "load", load_once)
+    yield
+
+
 def test_train_writes_scores_beside_baselines_and_a_picture(finished):
   workdir, config = finished
   content = json.loads((workdir / "scores.json").read_text())

@@ -190,7 +190,8 @@ def warn_outside_range(
     mask: `[...]` bool, True at valid tokens; None: all are valid.
 
   Raises:
-    ValueError: if coords has another number of axes than the info.
+    ValueError: if the range in the info is not one pair for each axis, or if coords has
+      another number of axes.
   """
   arrays = [x for x in (coords, values, mask) if x is not None]
   if checks.is_traced(*arrays):
@@ -202,6 +203,11 @@ def warn_outside_range(
   placeless = isinstance(getattr(model, "embedder", None), PlacelessEmbedder)
   if "range" in known and not placeless:
     limits = np.asarray(known["range"], np.float64)
+    if limits.ndim != 2 or limits.shape[1] != 2:
+      raise ValueError(
+        "the range in the info must be [[low, high], ...], one pair for each axis, got"
+        f" {known['range']!r}"
+      )
     found = _extremes(coords, mask)
     if len(found) != len(limits):
       raise ValueError(

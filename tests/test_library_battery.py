@@ -1,6 +1,5 @@
 """A battery of wrong and unusual arguments of the library, one case a line."""
 
-import functools
 import pathlib
 import re
 import warnings
@@ -9,6 +8,7 @@ from flax import serialization
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ import pytest
 import tca_jax
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval
+from tests import models
 
 X = np.random.default_rng(0).normal(size=(2, 9, 2)).astype(np.float32)
 TREE = tca_jax.build_tree(X[0])
@@ -153,6 +154,10 @@ def test_shipped_model_far_outside_its_training_is_told(monkeypatch):
     tca_jax.warn_outside_range(model, info, metres)
   with pytest.raises(ValueError, match="coords must have 1 axes as in training, got 2"):
     tca_jax.warn_outside_range(model, info, X)
+  with pytest.raises(
+    ValueError, match=r"must be \[\[low, high\], ...\], .* got \[0, 1\]"
+  ):
+    tca_jax.warn_outside_range(model, {"coords": {"range": [0, 1]}}, metres)
   jax.jit(lambda x: tca_jax.warn_outside_range(model, info, x))(metres)
 
 
@@ -207,6 +212,8 @@ def test_keys_of_both_styles_are_accepted(rng):
 def test_label_outside_under_jit_is_nan():
   if jax.config.jax_debug_nans:
     pytest.skip("the NaN is meant")
+  if jax.config.jax_disable_jit:
+    pytest.skip("labels are known without jit, and an error names them")
   labels = jnp.array([0, 4, -1])
   logits = jnp.zeros((3, 4))
   for method in ("log_prob", "accuracy"):
@@ -224,8 +231,18 @@ def test_flax_serialization_round_trips(value):
   jax.tree.map(np.testing.assert_array_equal, found, value)
 
 
+# --- Several devices: all of this process; test_strict_modes starts one with eight.
+
+ROWS = np.random.default_rng(1).normal(size=(8, 9, 2)).astype(np.float32)
 SHARDED = {
   "build_tree": lambda x: tca_jax.build_tree(x).leaf_index,
+  "aggregate": lambda x: tca_jax.aggregate(_mean, tca_jax.build_tree(x), x)[0],
+  "node_statistics": lambda x: (
+    tca_jax.node_statistics(tca_jax.build_tree(x), x, x[:, :1]).levels[0].mean
+  ),
+  "cross_attention": lambda x: (
+    tca_jax.cross_attention(x[:1, :1] * QUERY, LEVELS[2], LEVELS[2]).output
+  ),
   "tree_attention": lambda x: (
     tca_jax.tree_attention(x[:1, :1] * QUERY, LEVELS, LEVELS, TREE).output
   ),
@@ -234,22 +251,70 @@ SHARDED = {
       x[:1, :1] * QUERY, LEVELS, LEVELS, TREE, rng=jax.random.key(0)
     ).output
   ),
+  "attend": lambda x: retrieval.attend(x[:1, :1] * QUERY, MEMORY).output,
   "read": lambda x: retrieval.read(x[:1, :1] * QUERY, MEMORY).output,
   "beam": lambda x: retrieval.read(x[:1, :1] * QUERY, MEMORY, num_paths=2).output,
 }
+FAST = ("build_tree",)
+
+
+def _sharded(function, *in_specs):
+  """A compiled function whose arguments are divided among all devices."""
+  mesh = Mesh(np.array(jax.devices()), ("d",))
+  specs = dict(in_specs=in_specs, out_specs=PartitionSpec("d"))
+  return jax.jit(jax.shard_map(function, mesh=mesh, **specs))
 
 
 @pytest.mark.parametrize(
   "name",
-  ["build_tree"]
-  + [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("read", "tree_attention", "sampled", "beam")
+  [
+    name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+    for name in SHARDED
   ],
 )
 def test_shard_map_with_its_checks_gives_the_same(name):
-  mesh = Mesh(np.array(jax.devices()[:1]), ("d",))
   function = jax.vmap(SHARDED[name])
-  axes = PartitionSpec("d")
-  sharded = functools.partial(jax.shard_map, mesh=mesh, in_specs=axes, out_specs=axes)
-  np.testing.assert_array_equal(sharded(function)(jnp.asarray(X)), function(X))
+  found = _sharded(function, PartitionSpec("d"))(ROWS)
+  np.testing.assert_allclose(found, jax.jit(function)(ROWS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.READ_OUTS + models.RELATIVE)
+def test_models_under_shard_map_predict_and_learn_the_same(name):
+  model = models.model(name)
+  params = models.params(model)
+
+  def predict(params, x):
+    memory = model.apply(params, x, x[..., :1], method="index")
+    return model.apply(params, memory, x[:, :3], method="read").output.mean
+
+  def gradient(params, x):
+    """The gradient of each example, whose sum is that of the batch."""
+
+    def loss(params, x):
+      rngs = {"policy": jax.random.key(0)}
+      x = x[None]
+      found = model.apply(params, x, x[..., :1], x[:, :3], train=True, rngs=rngs)
+      return found.output.log_prob(x[:, :3, :1]).mean()
+
+    found = jax.vmap(jax.grad(loss), (None, 0))(params, x)
+    return jnp.stack([jnp.sum(g**2) for g in jax.tree.leaves(found)])[None]
+
+  specs = (PartitionSpec(), PartitionSpec("d"))
+  found = _sharded(predict, *specs)(params, ROWS)
+  expected = jax.jit(predict)(params, ROWS)
+  np.testing.assert_allclose(found, expected, **models.ROUNDED)
+  assert np.isfinite(_sharded(gradient, *specs)(params, ROWS)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.READ_OUTS + models.RELATIVE)
+def test_models_of_arrays_on_several_devices_predict_the_same(name):
+  model = models.model(name)
+  params = models.params(model)
+  mesh = Mesh(np.array(jax.devices()), ("d",))
+  rows = jax.device_put(ROWS, NamedSharding(mesh, PartitionSpec("d")))
+  apply = jax.jit(lambda params, x: model.apply(params, x, x[..., :1], x[:, :3]))
+  found, expected = apply(params, rows), apply(params, ROWS)
+  np.testing.assert_allclose(found.output.mean, expected.output.mean, **models.ROUNDED)
+  assert len(found.output.mean.sharding.device_set) == len(jax.devices())

@@ -83,6 +83,24 @@ def test_report_early_has_the_pretrained_model(finished, capsys):
   assert len(re.findall(r"Relative TCA, pretrained +\w+ +64 +-?\d", printed)) == 2
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _load_once():
+  """Loads and compiles each saved model once; models with other tables are not kept."""
+  load, kept = points_prediction.load, {}
+
+  def load_once(workdir, table=None, missing="drop", columns=None):
+    if table is not None:
+      return load(workdir, table, missing, columns)
+    key = str(workdir), missing
+    if key not in kept:
+      kept[key] = load(workdir, table, missing, columns)
+    return kept[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(points_prediction, "load", load_once)
+    yield
+
+
 def test_train_writes_scores_beside_baselines_and_a_picture(finished):
   workdir, config = finished
   content = json.loads((workdir / "scores.json").read_text())

@@ -26,6 +26,15 @@ EVALUATED = [name for name in SHIPPED if not name.startswith("activity_excerpt")
 # One of each family is evaluated in the fast suite, all in the slow one.
 FAST = {"copy_t256_tca", "gp_tca", "image_tca", "activity_watch_tca"}
 FAST |= {"terrain_tca"}
+# Models with the modules of another one: only the slow suite predicts with them, too.
+REPEATED = (
+  "activity_excerpt_",
+  "copy_t256_",
+  "copy_t512_",
+  "image_photos_",
+  "terrain_airports_",
+  "terrain_retina_",
+)
 
 # For each family: config, task, options that select a part of the evaluation, and the
 # largest difference of the metric from the recorded result. The whole evaluation differs
@@ -62,11 +71,23 @@ def test_checkpoint_is_small_and_records_its_run(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_checkpoint_loads_without_the_experiments_and_predicts(name):
+def test_checkpoint_loads_without_the_experiments(name):
   model, params, info = tca_jax.load(ROOT / "checkpoints" / name)
   result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+  assert type(model) is tca_jax.ReTreever
   assert info["step"] == result["step"]
   assert sum(x.size for x in jax.tree.leaves(params)) == result["num_parameters"]
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith(REPEATED) else name
+    for name in SHIPPED
+  ],
+)
+def test_checkpoint_predicts_without_the_experiments(name):
+  model, params, info = tca_jax.load(ROOT / "checkpoints" / name)
   rng = np.random.default_rng(0)
   lowest, highest = np.transpose(info["coords"]["range"])
   coords = rng.uniform(lowest, highest, (1, 12, len(lowest))).astype(np.float32)

@@ -225,9 +225,8 @@ def test_train_nonfinite_loss_raises_and_keeps_finite_checkpoints(tmp_path):
   assert all(np.isfinite(record["loss"]) for record in _logged(workdir))
 
 
-@pytest.mark.parametrize(
-  "mode", ["eval", pytest.param("paths", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # a run on eight devices is evaluated there in the fast suite
+@pytest.mark.parametrize("mode", ["eval", "paths"])
 def test_evaluate_on_eight_devices_agrees_with_one(mode, tmp_path, finished):
   workdir, result = finished
   copied = epath.Path(tmp_path / "copied")

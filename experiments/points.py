@@ -186,7 +186,13 @@ _COLUMNS = ("coords", "target", "period", "log", "same_scale")
 PROGRAM = launch.Program(
   PointsConfig,
   PointsTask,
-  {"predict": ("predict at --at, and write the file --out", _predict)},
+  {
+    "predict": (
+      "predict at --at, and write the file --out; without --workdir, by the pretrained"
+      " model",
+      _predict,
+    )
+  },
 )
 train, evaluate = PROGRAM.train, PROGRAM.evaluate
 

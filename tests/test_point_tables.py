@@ -256,3 +256,20 @@ def test_write_npz_allows_every_name(tmp_path):
   point_tables.write_npz(path, {"file": np.arange(3), "allow_pickle": np.ones(2)})
   with np.load(path) as found:
     assert found["file"].tolist() == [0, 1, 2] and found["allow_pickle"].sum() == 2
+
+
+def test_log_value_map_limits_the_mean_of_a_wide_component():
+  """exp(6**2 / 2) is 6.6e7: a rare wide component would decide the mean."""
+  scaling = point_sets.Scaling(
+    coords=("x",),
+    targets=("rain",),
+    center=(0.0,),
+    scale=(1.0,),
+    periods=(0.0,),
+    mean=(0.0,),
+    std=(1.0,),
+    log=(True,),
+  )
+  mean, std = scaling.value_map(0).moments_in_units([[0.0], [0.0]], [[0.5], [6.0]])
+  np.testing.assert_allclose(mean, np.exp([0.125, 0.5]))
+  assert np.all(std < 3)

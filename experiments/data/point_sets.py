@@ -20,7 +20,12 @@ _TARGET_SHARE = 5  # a fifth of few training points are the targets of a window
 
 
 class LogValueMap(elevation.ValueMap):
-  """A map whose standardised values are those of logarithms."""
+  """A map whose standardised values are those of logarithms.
+
+  The mean of exp(X) grows as exp(variance / 2). A distribution that is wider than all
+  values, such as a rare component of a mixture, is counted as one that is as wide as
+  these; its mean would otherwise be far above every value.
+  """
 
   def to_units(self, values: jax.typing.ArrayLike) -> np.ndarray:
     return np.exp(super().to_units(values))
@@ -28,7 +33,8 @@ class LogValueMap(elevation.ValueMap):
   def moments_in_units(
     self, mean: jax.typing.ArrayLike, std: jax.typing.ArrayLike
   ) -> tuple[np.ndarray, np.ndarray]:
-    variance = (self.std * np.asarray(std, np.float64)[:, 0]) ** 2
+    std = np.minimum(np.asarray(std, np.float64)[:, 0], 1)
+    variance = (self.std * std) ** 2
     mean = self.to_units(np.asarray(mean, np.float64)) * np.exp(variance / 2)
     return mean, mean * np.sqrt(np.expm1(variance))
 

@@ -187,14 +187,15 @@ def measure_drift(
         np.pad(x[last:end], [(0, batch_size - (end - last)), (0, 0)])[None]
         for x in (coords, values)
       ]
-      growing, numbers = insert(params, growing, *new, mask[None])
-      refused = mask & (np.asarray(numbers[0]) < 0)
-      if refused.any():
+      missing = np.sum(mask) + 1
+      while np.sum(mask) < missing:  # a rebuild that makes no room ends it
+        missing = np.sum(mask)
+        growing, numbers = insert(params, growing, *new, mask[None])
+        mask &= np.asarray(numbers[0]) < 0
+        if not mask.any():
+          break
         num_rebuilds += 1
         growing = rebuild(params, growing)
-        growing, numbers = insert(params, growing, *new, refused[None])
-        refused &= np.asarray(numbers[0]) < 0
-      # The tokens that found no place after a rebuild are left out.
       last = end
     same = {"arrival": arrival, "reach": reach, "num_rebuilds": num_rebuilds}
     same["num_tokens"] = int(growing.tree.num_valid[0])

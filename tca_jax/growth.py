@@ -56,8 +56,8 @@ REACH = 6  # the default depth of the subtrees in which a token may leave its cu
 
 def start(
   functions: NodeFunctions,
-  coords: jax.Array,
   tokens: jax.Array,
+  coords: jax.Array,
   mask: jax.Array | None = None,
   *,
   values: jax.Array | None = None,
@@ -72,8 +72,8 @@ def start(
 
   Args:
     functions: the `NodeFunctions`.
-    coords: `[N, C]` floating point, the location of each token.
     tokens: `[N, D]` floating point.
+    coords: `[N, C]` floating point, the location of each token.
     mask: `[N]` bool, True at valid tokens; None means that all are valid.
     values: `[N, E]` floating point, the observed values, for a `NodeMemory`; None
       means a `TreeMemory`.
@@ -98,7 +98,7 @@ def start(
   >>> growing.capacity, growing.tree.num_valid.item(), growing.mask.tolist()[:4]
   (8, 3, [True, True, True, False])
   """
-  arrays = _check_context(coords, tokens, mask, values)
+  arrays = _check_context(tokens, coords, mask, values)
   num_tokens = len(arrays["coords"])
   capacity = 2 * num_tokens if capacity is None else capacity
   check_sizes(capacity=capacity)
@@ -149,8 +149,8 @@ def rebuild(
 def insert(
   functions: NodeFunctions,
   growing: GrowingMemory,
-  coords: jax.Array,
   tokens: jax.Array,
+  coords: jax.Array,
   mask: jax.Array | None = None,
   *,
   values: jax.Array | None = None,
@@ -165,8 +165,8 @@ def insert(
   Args:
     functions: the `NodeFunctions` with which the memory was built.
     growing: the `GrowingMemory` of one context.
-    coords: `[K, C]` floating point, the locations of the new tokens.
     tokens: `[K, D]` floating point.
+    coords: `[K, C]` floating point, the locations of the new tokens.
     mask: `[K]` bool, True at valid tokens; the others are refused. None means that all
       are valid.
     values: `[K, E]` floating point, the observed values, for a `NodeMemory`.
@@ -191,7 +191,7 @@ def insert(
   ([3, -1, -1], [[0.0], [2.0], [4.0], [1.0]])
   """
   check_sizes(reach=reach)
-  arrays = _check_new(growing, coords, tokens, mask, values)
+  arrays = _check_new(growing, tokens, coords, mask, values)
   tree, num_free = growing.tree, growing.capacity - growing.tree.num_valid
   leaf, found = find_slots(tree, growing.cuts, arrays["coords"], arrays["mask"], reach)
   rank = jnp.cumsum(found, dtype=jnp.int32)
@@ -332,8 +332,8 @@ def _build(
 
 
 def _check_context(
-  coords: jax.Array,
   tokens: jax.Array,
+  coords: jax.Array,
   mask: jax.Array | None,
   values: jax.Array | None,
 ) -> dict[str, jax.Array]:
@@ -353,8 +353,8 @@ def _check_context(
 
 def _check_new(
   growing: GrowingMemory,
-  coords: jax.Array,
   tokens: jax.Array,
+  coords: jax.Array,
   mask: jax.Array | None,
   values: jax.Array | None,
 ) -> dict[str, jax.Array]:

@@ -57,23 +57,23 @@ def _jit(name, kind, **options):
 
 
 def _start(kind, data, capacity, b=2, mask=None):
-  coords, tokens, values = data
+  tokens, coords, values = data
   if kind == "tree":
     values = None
   call = _jit("start", kind, capacity=capacity, branch_factor=b)
-  return call(coords, tokens, mask, values=values)
+  return call(tokens, coords, mask, values=values)
 
 
 def _insert(kind, growing, data, mask=None, reach=growth.REACH):
-  coords, tokens, values = data
+  tokens, coords, values = data
   if kind == "tree":
     values = None
-  return _jit("insert", kind, reach=reach)(growing, coords, tokens, mask, values=values)
+  return _jit("insert", kind, reach=reach)(growing, tokens, coords, mask, values=values)
 
 
 def _data(rng, n, scale=1.0):
-  """Coordinates, tokens and values of n tokens."""
-  widths = (2, WIDTH, 1)
+  """Tokens, coordinates and values of n tokens."""
+  widths = (WIDTH, 2, 1)
   return tuple(scale * rng.normal(size=(n, w)).astype(np.float32) for w in widths)
 
 
@@ -110,7 +110,7 @@ def _check(growing, known):
   np.testing.assert_array_equal(tree.node_count(tree.depth), tree.leaf_mask)
   free = np.asarray(growing.free)[: growing.capacity - len(known)]
   assert sorted(free.tolist()) == sorted(set(range(growing.capacity)) - set(known))
-  for number, (coord, token, value) in known.items():
+  for number, (token, coord, value) in known.items():
     np.testing.assert_array_equal(growing.coords[number], coord)
     np.testing.assert_array_equal(growing.tokens[number], token)
     if growing.values.shape[-1]:
@@ -365,9 +365,9 @@ def test_insert_vmap_equals_each(rng):
   new = [_data(rng, STEP) for _ in range(2)]
   mask = np.array([[True, False, True], [True, True, True]])
 
-  def insert(growing, coords, tokens, values, mask):
+  def insert(growing, tokens, coords, values, mask):
     return growth.insert(
-      _functions("node"), growing, coords, tokens, mask, values=values
+      _functions("node"), growing, tokens, coords, mask, values=values
     )
 
   batch = jax.tree.map(lambda *x: jnp.stack(x), *parts)
@@ -380,10 +380,10 @@ def test_insert_vmap_equals_each(rng):
 
 @pytest.mark.slow
 def test_start_without_summaries_of_a_large_context(rng):
-  coords, _, values = _data(rng, 2 * tree_lib.CHUNK + 1)
+  _, coords, values = _data(rng, 2 * tree_lib.CHUNK + 1)
   functions = growth.NodeFunctions(lambda x, *_: x[..., 0, :], lambda x: x)
   start = jax.jit(functools.partial(growth.start, functions))
-  growing = start(coords, coords[:, :0], values=values)
+  growing = start(coords[:, :0], coords, values=values)
   expected = tca_jax.node_statistics(growing.tree, growing.coords, growing.values)
   slots = memory_lib.slot_nodes(growing.memory, slice(0, 2))
   np.testing.assert_array_equal(slots.count, expected.levels[1].count)
@@ -415,11 +415,11 @@ def test_insert_traces_once(rng, count_traces):
 
 def test_insert_gradients_equal_those_of_a_build_from_scratch(rng):
   growing = _start("tree", _data(rng, STEP), capacity=8)
-  coords, tokens, _ = _data(rng, STEP)
+  tokens, coords, _ = _data(rng, STEP)
   weight = rng.normal(size=growing.memory.values.shape).astype(np.float32)
 
   def grown(tokens):
-    found, numbers = growth.insert(_functions("tree"), growing, coords, tokens)
+    found, numbers = growth.insert(_functions("tree"), growing, tokens, coords)
     return jnp.sum(weight * found.memory.values), (found, numbers)
 
   gradient, (found, numbers) = jax.jit(jax.grad(grown, has_aux=True))(tokens)
@@ -558,15 +558,15 @@ _X = np.zeros((3, 2), np.float32)
 
 
 def _tree_memory():
-  return _start("tree", (_X, np.zeros((3, WIDTH), np.float32), None), capacity=8)
+  return _start("tree", (np.zeros((3, WIDTH), np.float32), _X, None), capacity=8)
 
 
 def _insert_bad(coords=_X, tokens=_X[:, [0] * WIDTH], mask=None, **options):
-  growth.insert(_functions("tree"), _tree_memory(), coords, tokens, mask, **options)
+  growth.insert(_functions("tree"), _tree_memory(), tokens, coords, mask, **options)
 
 
 def _start_bad(coords=_X, tokens=_X, **options):
-  growth.start(_functions("tree"), coords, tokens, **options)
+  growth.start(_functions("tree"), tokens, coords, **options)
 
 
 RAISE = [
@@ -576,10 +576,10 @@ RAISE = [
   ("capacity type", lambda: _start_bad(capacity=2.5), "capacity must be an integer"),
   ("order", lambda: _start_bad(order="given"), "order must be one of .*, got 'given'"),
   ("width", lambda: _insert_bad(tokens=_X), r"tokens must be \[K, 4\] with one K, got shape \(3, 2\)"),
-  ("axes", lambda: _insert_bad(_X[:, :1]), r"coords must be \[K, 2\]"),
-  ("integers", lambda: _insert_bad(_X.astype(int)), "coords must be floating point"),
+  ("axes", lambda: _insert_bad(coords=_X[:, :1]), r"coords must be \[K, 2\]"),
+  ("integers", lambda: _insert_bad(coords=_X.astype(int)), "coords must be floating point"),
   ("mask", lambda: _insert_bad(mask=np.ones(3)), "mask must be bool"),
-  ("nan", lambda: _insert_bad(_X + np.nan), "coords must be finite"),
+  ("nan", lambda: _insert_bad(coords=_X + np.nan), "coords must be finite"),
   ("reach", lambda: _insert_bad(reach=0), "reach must be an integer of at least 1, got 0"),
   ("values", lambda: _insert_bad(values=_X), "values must be None for a TreeMemory"),
   ("numbers", lambda: growth.remove(_functions("tree"), _tree_memory(), np.ones(2)), r"numbers must be \[K\] integers"),

@@ -54,11 +54,11 @@ class GrowingReadOut(ReadOut):
     )
     self._check_tokens(tokens)
 
-    def start(read_out, coords, tokens, mask, values):
+    def start(read_out, tokens, coords, mask, values):
       return growth.start(
         read_out.node_functions(),
-        coords,
         tokens,
+        coords,
         mask,
         values=values,
         capacity=capacity,
@@ -67,7 +67,7 @@ class GrowingReadOut(ReadOut):
       )
 
     return self._batched(
-      start, coords, self._stored(tokens), mask, self._stored_values(*cleaned)
+      start, self._stored(tokens), coords, mask, self._stored_values(*cleaned)
     )
 
   def insert(
@@ -115,12 +115,12 @@ class GrowingReadOut(ReadOut):
     checks.check_finite(**arrays)
     self._check_tokens(arrays["tokens"])
 
-    def insert(read_out, growing, coords, tokens, mask, values):
+    def insert(read_out, growing, tokens, coords, mask, values):
       return growth.insert(
         read_out.node_functions(),
         growing,
-        coords,
         tokens,
+        coords,
         mask,
         values=values,
         reach=reach,
@@ -130,8 +130,8 @@ class GrowingReadOut(ReadOut):
     return self._batched(
       insert,
       growing,
-      arrays["coords"],
       self._stored(arrays["tokens"]),
+      arrays["coords"],
       mask,
       self._stored_values(*cleaned),
     )

@@ -68,6 +68,7 @@ class PointsConfig(window_task.WindowConfig):
     "",
     "With --mode=predict: path of a table with the coordinates to predict, or a grid"
     " such as grid:200x200.",
+    needs={"mode": ("predict",)},
   )
 
   def __post_init__(self):

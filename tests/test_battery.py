@@ -43,6 +43,7 @@ from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
 from experiments.image_completion import ImageTask
 from experiments.programs import PROGRAMS
+from experiments.points_config import PointsConfig
 from experiments.terrain import TerrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -310,6 +311,7 @@ UNUSED = [
   (GPConfig, "paths", dict(num_paths=3, kernel="matern52"), "--num_paths: no effect with --mode=paths"),
   (TerrainConfig, "paths", dict(map_side=9, baselines=False, context_sizes="99", num_targets=9), "--baselines, --context_sizes, --map_side, --num_targets: no effect with --mode=paths"),
   (TerrainConfig, "eval", dict(map_side=9, baselines=False, context_sizes="99", num_targets=9), ""),
+  (PointsConfig, "train", dict(table="t.csv", coords="x", target="y", at="grid:9"), "--at: no effect with --mode=train"),
 ]  # fmt: skip
 
 

@@ -42,8 +42,8 @@ from experiments.data import windows
 from experiments.gp_regression import GPConfig
 from experiments.image_completion import ImageConfig
 from experiments.image_completion import ImageTask
-from experiments.programs import PROGRAMS
 from experiments.points_config import PointsConfig
+from experiments.programs import PROGRAMS
 from experiments.terrain import TerrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -288,6 +288,10 @@ def test_large_contexts_relative_model_and_baselines_come_first(tmp_path):
     " kriging, 1.8 m for Linear interpolation and 2.0 m for TCA."
   )
   assert sentence in page.replace("\n", " ")
+  sentence = (
+    "over 2 seeds, of log-likelihood and RMSE, are 0.500 ± 0.000 and 1.0 ± 0.0 m"
+  )
+  assert f"{sentence} from 64 points" in page.replace("\n", " ")
   (figure,) = report.draw(results)
   assert Image.open(figure).size[0] > 800
 

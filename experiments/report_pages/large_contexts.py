@@ -1,9 +1,11 @@
 """Section of docs/results.md on contexts of 1,000 and more tokens."""
 
+import statistics
 import typing
 
 from experiments.common import tables
 from experiments.common.systems import TITLES
+from experiments.report_pages import map_grids
 from experiments.report_pages import runs
 from experiments.report_pages import text
 from experiments.report_pages.runs import Results
@@ -92,7 +94,7 @@ def section(results: Results) -> str:
       for name, map_files in by_map.items()
       for part in _map(results, name, map_files)
     ),
-    *_grids(by_map),
+    *map_grids.parts(by_map),
     _whole_maps(results),
     _picture(results),
   )
@@ -146,7 +148,7 @@ def _winners(by_map: dict[str, list[runs.File]]) -> str:
 
 def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
   """The text, table and figure of one map."""
-  rows = rows_of(files)
+  rows, seeds = rows_of(files), _relative_runs(results, name)
   levels = runs.levels(rows)
   lines = []
 
@@ -173,12 +175,17 @@ def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
   figure = f"scaling_{name}.png"
   return [
     f"### `{name}`",
-    text.paragraph(_growth(rows), _paths(rows, unit_of(files)), _scale(name)),
+    text.paragraph(
+      _growth(rows),
+      _paths(rows, unit_of(files)),
+      _seeds(seeds, unit_of(files)),
+      _scale(name),
+    ),
     tables.markdown(header, lines),
     text.image(figure, f"Quality, calibration and time against context size, {name}")
     if (results.folder / figure).exists()
     else "",
-    text.links(file.path for file in files),
+    text.links(file.path for file in [*files, *seeds[1:]]),
   ]
 
 
@@ -221,6 +228,32 @@ def _paths(rows: list[ScalingRow], unit: str) -> str:
   return f"At {largest:,} points, the RMSE is {text.listed(parts)}."
 
 
+def _seeds(files: list[runs.File], unit: str) -> str:
+  """Mean and spread of relative TCA over runs that differ in their seed."""
+  steps = {file.config.get("num_steps") for file in files}
+  if len(files) < 2 or len(steps) > 1:
+    return ""
+  by_size: dict[int, list[ScalingRow]] = {}
+  for file in files:
+    for row in file.content["rows"]:
+      by_size.setdefault(row["num_context"], []).append(row)
+  parts = [
+    f"{_spread(same, 'log_likelihood', 3)} and {_spread(same, 'rmse', 1)} {unit} from"
+    f" {size:,} points"
+    for size, same in sorted(by_size.items())
+  ]
+  return (
+    f"The mean and standard deviation of {TITLES['relative_tca']} over {len(files)}"
+    f" seeds, of log-likelihood and RMSE, are {text.listed(parts)}."
+  )
+
+
+def _spread(rows: list[ScalingRow], key: str, digits: int) -> str:
+  numbers = [row[key] for row in rows]
+  mean, spread = statistics.mean(numbers), statistics.stdev(numbers)
+  return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+
 def _scale(name: str) -> str:
   """The sentence on the scale of a map's values, if there is one."""
   scales = {
@@ -230,41 +263,6 @@ def _scale(name: str) -> str:
     " methods: a density on integers has no bound.",
   }
   return scales.get(name, "")
-
-
-def _grids(by_map: dict[str, list[runs.File]]) -> list[str]:
-  """The time for a fine grid of predictions from the largest context."""
-  parts = ("tree", "index_compile", "index", "read_compile", "read")
-  lines, names = [], set()
-  for name, files in by_map.items():
-    for file in files:
-      grid = file.content.get("grid")
-      if not grid:
-        continue
-      names.add(TITLES[file.config["model"]])
-      seconds = [f"{grid[f'{part}_seconds']:.1f}" for part in parts]
-      cells = [name, TITLES[file.config["model"]]]
-      cells += [f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
-      keys = ("seam_ratio", "interpolation_seam_ratio")
-      seams = [f"{grid[key]:.2f}" if key in grid else "" for key in keys]
-      lines.append([*cells, *seconds, f"{grid['seconds']:.1f}", *seams])
-  if not lines:
-    return []
-  header = ["map", "model", "context points", "locations", "tree"]
-  header += ["compilation of the build", "build", "compilation of the read", "read"]
-  header += ["total", "seam ratio", "seam ratio of linear interpolation"]
-  return [
-    "### A grid of locations",
-    text.paragraph(
-      f"The table gives the seconds in which {text.listed(sorted(names))} predicts a"
-      " regular grid of locations from the largest context: TCA along one path, relative"
-      " TCA along as many as in training. The total includes compilation. The seam ratio"
-      " is the mean jump of the predicted mean between neighbouring locations across the"
-      " tree's upper eight levels of cuts, divided by that elsewhere. That of linear"
-      " interpolation, which has no tree, shows how much more a map varies near the cuts."
-    ),
-    tables.markdown(header, lines),
-  ]
 
 
 def _whole_maps(results: Results) -> str:

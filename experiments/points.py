@@ -81,7 +81,7 @@ class PointsTask(window_task.WindowTask[PointsConfig]):
     )
 
   def report_early(self) -> None:
-    points_evaluation.report_early(self.map, self.system.evaluation_reader(self.config))
+    points_evaluation.report_early(self.map)
 
   @property
   def inputs(self) -> dict[str, typing.Any]:
@@ -150,7 +150,13 @@ def _columns(
     )
   if workdir is not None and not given:
     return None
-  if table is None or not (given.get("coords") and given.get("target")):
+  complete = given.get("coords") and given.get("target")
+  if workdir is not None and not complete:
+    raise ConfigError(
+      f"{', '.join(given)} must not be given without coords and target: the columns of"
+      f" {workdir} are those of its training"
+    )
+  if workdir is None and (table is None or not complete):
     raise ConfigError(
       "table, coords and target must be given for the pretrained model; with a workdir,"
       " the model trained there predicts"
@@ -165,8 +171,8 @@ def _predict(arguments: flags.Arguments) -> None:
   columns = {name: given.pop(name) for name in _COLUMNS if name in given}
   if given:
     raise ConfigError(
-      f"--mode=predict has no option --{min(given)}: columns and model are those of the"
-      " training"
+      f"--mode=predict has no option --{min(given)}; it has"
+      f" --{', --'.join((*_FILES, *_COLUMNS))}"
     )
   if not files["at"]:
     raise ConfigError("--at must be given: a table of places, or grid:200x200")

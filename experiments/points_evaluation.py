@@ -2,6 +2,7 @@
 
 import typing
 
+from absl import logging
 from etils import epath
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.common import systems
 from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
+from experiments.common.errors import CheckpointError
 from experiments.data import elevation
 from experiments.data import point_sets
 from experiments.data import windows
@@ -27,7 +29,6 @@ if typing.TYPE_CHECKING:
   from experiments.points import PointsTask
 
 SCORES_FILE = "scores.json"
-PRETRAINED_SYSTEM = "zero_shot"  # the name of the pretrained reader in rows
 _EARLY_TARGETS = 2048  # held-out points of the report before training
 _MAX_LINEAR_AXES = 3  # the triangulation of more axes needs too much time and memory
 _PICTURE = {1: [800], 2: [200, 200]}  # sizes of its grid
@@ -42,6 +43,9 @@ class Scores(task_lib.Evaluator["PointsTask"]):
     self, restored: task_lib.Restored["PointsTask"], path: epath.Path
   ) -> dict[str, typing.Any]:
     """Predicts held-out points from all training points, and prints a table.
+
+    The model is read as `--num_paths` says; pictures and `--mode=predict` read it as in
+    its training.
 
     Args:
       restored: the trained model.
@@ -106,32 +110,40 @@ def score(
   return rows
 
 
-def report_early(points: point_sets.PointSet, reader: systems.Reader) -> None:
-  """Prints what can be predicted without training: by the baselines, and pretrained.
+def report_early(points: point_sets.PointSet) -> None:
+  """Prints scores without training: of the baselines and the pretrained model.
 
   Args:
     points: the table.
-    reader: way to read a model.
   """
   train, held_out = points.train, points.held_out.take_first(_EARLY_TARGETS)
   scaling, rows = points.scaling, []
   pretrained = None
   if points_prediction.is_for_pretrained(len(scaling.coords), len(train.coords)):
-    model, params, _ = points_prediction.load_model(points_prediction.PRETRAINED)
-    model = points_prediction.with_periods(model, scaling.axis_periods)
-    pretrained = model, params, reader
+    try:
+      model, params, _ = points_prediction.load_model(points_prediction.PRETRAINED)
+    except CheckpointError as error:
+      logging.warning("%s; the report before training leaves it out", error)
+    else:
+      model = points_prediction.with_periods(model, scaling.axis_periods)
+      pretrained = model, params, pretrained_reader()
   for i, target in enumerate(scaling.targets):
     one = scaling.value_map(i, train, held_out)
     found = _baselines(one)
     if pretrained:
       shared, output = _predict(*pretrained, one.train, one.held_out)
-      found.insert(0, dict(system=PRETRAINED_SYSTEM) | shared | _scores(one, output))
+      found.insert(0, dict(system=systems.PRETRAINED) | shared | _scores(one, output))
     rows += [dict(target=target) | row for row in found]
   title = (
     f"Before training: {len(held_out.coords):,} of {len(points.held_out.coords):,}"
     f" held-out points from {len(train.coords):,} points"
   )
   print(f"\n{table_of(title, rows)}\n", flush=True)
+
+
+def pretrained_reader() -> systems.Reader:
+  """The way to read the pretrained model: as in its training."""
+  return next(iter(systems.SYSTEMS["relative_tca"].readers.values()))
 
 
 def _predict(

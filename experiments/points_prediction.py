@@ -1,8 +1,7 @@
 """Predictions for tables of points, in units of the table.
 
-A model is one that `experiments.points` has trained on a table, whose columns it has
-learned; or the pretrained reader of `experiments.surfaces`, which predicts from any table
-with two coordinates.
+A model is one that `experiments.points` has trained on a table, with its columns; or the
+pretrained model of `experiments.surfaces`, for any table with two coordinates.
 """
 
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ _LEVELS = (0.05, 0.95)  # of low and high: the central interval of 90 %
 _QUERIES = 256  # read together; see `systems.Reader`
 _CHUNK = 2**17  # queries whose distributions are in memory together
 
-# The pretrained reader, and the name of its task in the info of a saved model.
+# The pretrained model, and the name of its task in the info of a saved model.
 PRETRAINED = epath.Path(__file__).parent.parent / "checkpoints/surfaces_relative_tca"
 SURFACES = "surfaces"
 _PRETRAINED_AXES = 2
@@ -169,11 +168,11 @@ def load(
 
   Args:
     workdir: folder of a run or of an exported run, or of its saved model; None: the
-      pretrained reader, which needs a table and columns.
+      pretrained model, which needs a table and columns.
     table: the context, see `point_tables.read`; None: the table of the training, with
       its held-out rows.
     missing: what to do with rows of the table that lack numbers.
-    columns: the columns of the table, for the pretrained reader only.
+    columns: the columns of the table, for the pretrained model only.
 
   Raises:
     CheckpointError: if there is no saved model of this task.
@@ -211,7 +210,7 @@ def read_table(
   columns: point_sets.Columns,
   missing: Missing = "drop",
 ) -> Predictor:
-  """Gives a table to the pretrained reader.
+  """Gives a table to the pretrained model.
 
   Args:
     model: the reader.
@@ -245,7 +244,7 @@ def read_table(
 
 
 def is_for_pretrained(num_axes: int, num_points: int) -> bool:
-  """Whether there is a pretrained reader for so many coordinates and context points."""
+  """Whether there is a pretrained model for so many coordinates and context points."""
   return (
     num_axes == _PRETRAINED_AXES
     and num_points >= random_surfaces.MIN_CONTEXT
@@ -311,9 +310,10 @@ def at_rows(predictor: Predictor, at: typing.Any, missing: Missing) -> typing.An
   rows.check_angles(names, coords)
   complete = rows.complete_rows(coords, missing, "they have no prediction")
   frame = rows.frame.copy()
-  for name, column in predictor(coords[complete]).items():
+  for name in predictor.columns:
     if name in frame:
       raise DataError(f"{rows.name} already has a column {name!r}; rename it")
+  for name, column in predictor(coords[complete]).items():
     values = np.full(len(rows), np.nan)
     values[complete] = column
     frame[name] = values

@@ -1,9 +1,9 @@
 """The results that the paper reports (Feng et al., ICLR 2024, arXiv 2309.17388).
 
 Copy task: Sec. 4.1, Table 1. Gaussian-process regression and image completion:
-Sec. 4.2, Tables 2 and 3. Human Activity: Sec. 4.3, Table 4. The table numbers
-and the numbers with `checked=False` are from memory: compare them with the paper before
-citing them. The other numbers were compared with independent reviews of the paper.
+Sec. 4.2, Tables 2 and 3. Human Activity: Sec. 4.3, Table 4. The numbers of the tables, and
+numbers with `checked=False`, have not been compared with the paper: compare them before
+citing them. The other numbers were compared with published reports of them.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class Number:
   Attributes:
     mean: an accuracy in per cent, or a log-likelihood.
     std: the standard deviation over seeds; None where it is not recorded here.
-    checked: False if the number is from memory.
+    checked: False if the number has not been compared with the paper.
   """
 
   mean: float

@@ -1,19 +1,20 @@
-r"""Pretraining of a reader of surfaces: interpolation of tables that it has never seen.
+r"""Pretraining of a model that predicts from tables that it has never seen.
 
   python -m experiments.surfaces --workdir=runs/surfaces
 
 This task is not in the paper. It trains one relative model on random surfaces of many
-kinds (`data/random_surfaces.py`) and on windows of real maps (`data/elevation.py`). What
-the model predicts follows any shift and scale of coordinates, and any shift and scale of
-values: the model sees both in the units of the nodes near a query. So it can predict
-from a table of two coordinates in any units, with uncertainty and without training:
+kinds (`data/random_surfaces.py`) and on windows of real maps (`data/elevation.py`). With
+the default options, the predictions follow any shift and scale of coordinates, and any
+shift and scale of values: the model sees both in the units of the nodes near a query. So
+it can predict from a table of two coordinates in any units, with uncertainty and without
+training:
 
   python -m experiments.points --mode=predict --table=my.csv --coords=lon,lat --target=t \
     --at=places.csv --out=predictions.csv
 
 The evaluation uses surfaces, and points of the maps, that training does not:
 
-  eval.json     metrics in a mixture of surfaces and windows as that of training
+  eval.json     metrics of surfaces and windows together, in the proportion --synthetic
   kinds.json    metrics of surfaces and of the windows of each map
 
 `experiments.zero_shot` compares the model with interpolation and kriging on tables that
@@ -57,12 +58,16 @@ class SurfacesConfig(window_task.WindowConfig):
     local_units=True,
     sees_scale=False,
     summary_width=0,
-    num_steps=10_000,
-    batch_size=16,
+    num_steps=6_000,
+    batch_size=8,
     learning_rate=2e-3,
     densest=0.5,
     whole_map=0.2,
   )
+
+  UNUSED: typing.ClassVar = window_task.WindowConfig.UNUSED | {
+    "num_targets": "surfaces, which are evaluated in windows only"
+  }
 
   maps: str = option(
     "task",
@@ -90,6 +95,11 @@ class SurfacesConfig(window_task.WindowConfig):
     if self.synthetic > 1 or (self.synthetic < 1 and not self.map_names):
       raise ConfigError(
         f"synthetic must be at most 1, and 1 without maps, got {self.synthetic}"
+      )
+    if 0 < self.synthetic < 1 and not 0 < self.num_synthetic < self.batch_size:
+      raise ConfigError(
+        f"synthetic must be 0, 1, or at least one of the {self.batch_size} examples of a"
+        f" batch and not all, got {self.synthetic}"
       )
 
   @property
@@ -166,7 +176,7 @@ class SurfacesTask(window_task.WindowTask[SurfacesConfig]):
         "range": [[-0.5, 0.5], [-0.5, 0.5]],
         "unit": "any",
       },
-      "values": {"channels": 1, "mean": 0.0, "std": 1.0, "unit": "any"},
+      "values": {"channels": 1, "unit": "any"},
     }
 
   def _draw_parts(

@@ -1,13 +1,13 @@
-"""The pretrained reader on real tables that it has never seen, beside baselines.
+"""The pretrained model on real tables that it has never seen, beside baselines.
 
   python -m experiments.zero_shot
 
 predicts the rows of each table in `data/shipped_tables.py` from others, a fifth at a
-time, by the reader of `experiments.surfaces` without training, by linear interpolation and by
-local kriging. Of a large table it predicts only one fifth, and also from 1,000 rows
-only. It writes
-results/zero_shot.json, and takes a few minutes on two CPU cores. The packages with the
-tables must be installed; their command is in `data/shipped_tables.py`.
+time, by the model of `experiments.surfaces` without training, by linear interpolation
+and by local kriging. Of a large table it predicts only one fifth, and also from 1,000
+rows only. It writes results/zero_shot.json, and takes a few minutes on two CPU cores.
+The packages with the tables must be installed; their command is in
+`data/shipped_tables.py`.
 """
 
 from collections.abc import Sequence
@@ -46,20 +46,20 @@ def compare(
   model_folder: epath.PathLike = points_prediction.PRETRAINED,
   num_targets: int = 8192,
 ) -> dict[str, typing.Any]:
-  """Compares the pretrained reader with the baselines, and prints a table for each table.
+  """Compares the pretrained model with the baselines, and prints a table for each table.
 
   Args:
     names: keys of `shipped_tables.TABLES`.
-    model_folder: folder of the reader's saved model.
+    model_folder: folder of the saved model.
     num_targets: largest number of held-out rows to predict at a time.
 
   Returns:
     "tables", by name, what is known of each table; "rows", one for each table, context
-    size and method, as those of scores.json; "step", the training steps of the reader;
+    size and method, as those of scores.json; "step", the training steps of the model;
     "seconds", of all; and the origin of the result.
 
   Raises:
-    CheckpointError: if the folder has no pretrained reader.
+    CheckpointError: if the folder has no pretrained model.
     ConfigError: if a name is unknown.
     DataError: if the package of a table is not installed.
   """
@@ -76,7 +76,7 @@ def compare(
       f"{model_folder} is not a model of experiments.surfaces: it was trained on a table"
     )
   loaded = {name: shipped_tables.TABLES[name].load() for name in names}
-  reader = next(iter(systems.SYSTEMS["relative_tca"].readers.values()))
+  reader = points_evaluation.pretrained_reader()
   described, rows = {}, []
   for name, table in loaded.items():
     shipped = shipped_tables.TABLES[name]
@@ -99,7 +99,7 @@ def compare(
           points.scaling,
           context,
           held_out,
-          points_evaluation.PRETRAINED_SYSTEM,
+          systems.PRETRAINED,
         )
         for context, held_out in folds
       ]

@@ -167,9 +167,9 @@ def warn_outside_range(
   values: typing.Any = None,
   mask: typing.Any = None,
 ) -> None:
-  """Warns if a loaded model cannot know its inputs, as its training had none like them.
+  """Warns if inputs are far from those of a model's training.
 
-  Such a model predicts wrong values and says that they are certain. The info of all
+  Such a model predicts wrong values, with a spread that is too small. The info of all
   shipped models contains what their training had:
 
     {"coords": {"axes": ["x"], "range": [[-2, 2]], "unit": "none"},

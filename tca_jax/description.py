@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax.modules import embedders
+from tca_jax.modules import growing
 from tca_jax.modules import heads
 from tca_jax.modules import interface
 from tca_jax.modules import layers
@@ -42,7 +43,7 @@ _Classes = Mapping[str, type[nn.Module]]
 _CLASSES: _Classes = {
   name: thing
   for module in (
-    embedders, heads, interface, layers, read_outs, relative, retreever
+    embedders, growing, heads, interface, layers, read_outs, relative, retreever
   )
   for name in module.__all__
   if isinstance(thing := getattr(module, name), type) and issubclass(thing, nn.Module)

@@ -88,16 +88,17 @@ def as_grown(tree: Tree) -> GrownTree:
   )
 
 
-def find_cuts(tree: Tree, coords: jax.Array) -> Cuts:
+def find_cuts(tree: Tree, coords: jax.Array, axis: int | None = None) -> Cuts:
   """Computes the cuts of a k-d tree from the bounding boxes of its nodes.
 
-  A node is cut across the axis on which its children are furthest apart, halfway
-  between them. A child without token, and so without box, is taken to be at the upper
+  A node is cut halfway between its children. A child without token, and so without box, is taken to be at the upper
   end of the node's cell; if the node has no token, its cell is split evenly.
 
   Args:
     tree: a new `Tree` over the N tokens of one context, of depth 1 or more.
     coords: `[N, C]` floating point.
+    axis: the axis of all cuts; None means the axis on which the children of a node are
+      furthest apart.
 
   Returns:
     `Cuts` with the dtype of coords.
@@ -122,17 +123,18 @@ def find_cuts(tree: Tree, coords: jax.Array) -> Cuts:
     low, high = (x.reshape(-1, b, x.shape[-1]) for x in boxes[level + 1])
     count = tree.node_count(level + 1).reshape(-1, b)
     low, high = _place_empty(count > 0, low, high, boxes[level][1], cell)
-    axis = jnp.argmax(jnp.min(low[:, 1:] - high[:, :-1], axis=1), axis=-1)
+    gaps = jnp.min(low[:, 1:] - high[:, :-1], axis=1)
+    across = jnp.argmax(gaps, axis=-1) if axis is None else jnp.full(len(gaps), axis)
     before, after = (
-      jnp.take_along_axis(x, axis[:, None, None], axis=-1)[..., 0]
+      jnp.take_along_axis(x, across[:, None, None], axis=-1)[..., 0]
       for x in (high[:, :-1], low[:, 1:])
     )
     middle = before + (after - before) / 2
     # Rounding must not move the cut to the token after it.
     position = jnp.where(middle < after, middle, before)
-    axes.append(axis.astype(jnp.int32))
+    axes.append(across.astype(jnp.int32))
     positions.append(position)
-    cell = _split_cells(cell, axis, position)
+    cell = _split_cells(cell, across, position)
   return Cuts(axis=jnp.concatenate(axes), position=jnp.concatenate(positions))
 
 

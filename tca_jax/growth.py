@@ -118,7 +118,9 @@ def rebuild(
   order: tree_lib.Order = "kd",
   axis: int = 0,
 ) -> GrowingMemory:
-  """Balances the tree anew, with more leaf slots. Tokens keep their numbers.
+  """Balances the tree again, by default with b times as many leaf slots.
+
+  Tokens keep their numbers.
 
   Args:
     functions: the `NodeFunctions`.
@@ -319,7 +321,7 @@ def _build(
   backwards = index[::-1]
   return GrowingMemory(
     memory=memory,
-    cuts=find_cuts(tree, coords),
+    cuts=find_cuts(tree, coords, axis if order == "axis" else None),
     nodes=nodes.reshape(len(nodes) // branch_factor, branch_factor, nodes.shape[-1]),
     coords=coords,
     values=arrays.get("values", jnp.zeros((capacity, 0), coords.dtype)),

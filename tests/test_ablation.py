@@ -22,6 +22,7 @@ def _rows(*names):
   }
 
 
+@pytest.mark.slow
 def test_run_resumes_a_grid_and_adds_rows(tmp_path):
   folder = epath.Path(tmp_path / "grid")
   first = ablation.run(_rows("default", "b"), folder)

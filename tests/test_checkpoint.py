@@ -151,7 +151,7 @@ CASES = {
   ),
   "relative_layer": (
     RelativeLayer(**SMALL),
-    (TOKENS, TOKENS[:, None], TOKENS[:, None, :, :2], MASK[:, None]),
+    (TOKENS, TOKENS[:, None], TOKENS[:, None, :2, :5], MASK[:, None]),
     {},
   ),
   "ca": _read_out(modules.CrossAttention),
@@ -174,7 +174,7 @@ CASES = {
 
 def test_cases_have_every_class_of_module():
   made = {type(module).__name__ for module, _, _ in CASES.values()}
-  abstract = {"DotProductReadOut", "ReadOut"}
+  abstract = {"DotProductReadOut", "GrowingReadOut", "ReadOut"}
   assert made == {name for name, _ in CLASSES} - abstract
 
 

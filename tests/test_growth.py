@@ -197,7 +197,7 @@ def _grown(kind, b, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("b", (2, 3))
+@pytest.mark.parametrize("b", (2, pytest.param(3, marks=pytest.mark.slow)))
 def test_grown_memory_and_its_reads_equal_the_reference(kind, b, rng):
   growing = _grown(kind, b, rng)
   tree, tokens = growing.tree, np.asarray(growing.tokens)
@@ -290,6 +290,14 @@ def test_find_cuts_separate_the_tokens_of_the_children(layout, b, rng):
       x = coords[part.tokens, axis[number]]
       assert np.all(x[:, None] >= position[number, :child])
       assert np.all(x[:, None] <= position[number, child:])
+
+
+def test_start_order_axis_cuts_across_this_axis_only(rng):
+  x = rng.normal(size=(16, 2)).astype(np.float32)
+  functions = growth.NodeFunctions(_aggregate, _heads)
+  for axis in (0, 1):
+    growing = growth.start(functions, x, x, order="axis", axis=axis)
+    assert np.all(np.asarray(growing.cuts.axis) == axis)
 
 
 @pytest.mark.parametrize("b, reach", [(2, 1), (2, 2), (2, 9), (3, 1), (3, 2)])
@@ -467,9 +475,8 @@ def _index_and_insert(model, rng):
   return params, growing, coords, values, mask
 
 
-@pytest.mark.parametrize(
-  "name, options", (pytest.param(*MODELS[0], marks=pytest.mark.slow), MODELS[1])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name, options", MODELS)
 def test_retreever_insert_equals_index_with_the_same_leaf_slots(name, options, rng):
   model = models.model(name, **options)
   params, growing, coords, values, mask = _index_and_insert(model, rng)

@@ -76,6 +76,15 @@ def test_train_reports_the_baselines_before_training(finished):
   assert "TCA" not in early
 
 
+def test_report_early_leaves_out_a_damaged_model(
+  finished, monkeypatch, tmp_path, caplog
+):
+  (tmp_path / "model.json").write_text("{")
+  monkeypatch.setattr(points_prediction, "PRETRAINED", epath.Path(tmp_path))
+  points.PointsTask(finished[1]).report_early()
+  assert "the report before training leaves it out" in caplog.text
+
+
 @pytest.mark.slow
 def test_report_early_has_the_pretrained_model(finished, capsys):
   points.PointsTask(finished[1]).report_early()
@@ -256,6 +265,12 @@ def test_predict_from_another_table_follows_its_values(finished):
   "arguments, code, message",
   [
     ([], 1, "--at must be given: a table of places, or grid:200x200"),
+    (["--at=grid:7x5", "--period=lon:360"], 1, "period must not be given without"),
+    (
+      ["--at=grid:7x5", "--num_paths=2"],
+      1,
+      "has no option --num_paths; it has --table",
+    ),
     (["--at=grid:7"], 1, "grid:7 has 1 axes, and the model 2: lon, lat"),
     (["--at=grid:7by5"], 1, "a grid must be like grid:200x200, got 'grid:7by5'"),
     (["--at=grid:7x5", "--out=x.csv"], 1, "the file of a grid must end in .npz"),
@@ -344,6 +359,7 @@ def test_one_coordinate_has_a_curve_and_interpolation(tmp_path):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(batch))
 
 
+@pytest.mark.slow
 def test_many_coordinates_and_duplicates_have_finite_predictions(tmp_path):
   rng = np.random.default_rng(0)
   coords = rng.integers(0, 3, (90, 4)).astype(float)  # many duplicate places

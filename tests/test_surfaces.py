@@ -134,6 +134,10 @@ def test_random_stretch_keeps_areas_and_moves_queries_with_their_context():
     (dict(model="tca"), "model must be relative_tca or relative_ca .*, got 'tca'"),
     (dict(maps="fault,alps"), "maps must have names of fault, .*, got 'alps'"),
     (dict(maps=""), "synthetic must be at most 1, and 1 without maps, got 0.7"),
+    (
+      dict(synthetic=0.01),
+      "at least one of the . examples of a batch and not all, got",
+    ),
     (dict(synthetic=1.5), "synthetic must be at most 1, and 1 without maps, got 1.5"),
   ],
 )

@@ -204,9 +204,8 @@ def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
   assert not outputs
 
 
-@pytest.mark.parametrize(
-  "model", ["ca", pytest.param("perceiver", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ca", "perceiver"])
 def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatch):
   """Sizes above the number of training points use all points."""
   task = terrain.TerrainTask(

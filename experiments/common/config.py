@@ -53,8 +53,8 @@ def option(
     at_least: smallest allowed number.
     below: exclusive upper limit of a number.
     models: the models on which the option has an effect; empty: all.
-    needs: the values of other options, and of the flag "mode", with which the option
-      has an effect, by name.
+    needs: for other options, and for the flag "mode", the values with which this option
+      has an effect: a tuple, or "above 0" for any positive number.
   """
   metadata = dict(
     group=group,

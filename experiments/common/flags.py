@@ -102,7 +102,10 @@ def parse(
 
 
 def help_text(
-  config_class: type[Config], description: str, modes: Mapping[str, str] = MODES
+  config_class: type[Config],
+  description: str,
+  modes: Mapping[str, str] = MODES,
+  without_workdir: Collection[str] = (),
 ) -> str:
   """The text of `--help`: a description, then the flags by group.
 
@@ -110,8 +113,9 @@ def help_text(
     config_class: class of the experiment's config.
     description: documentation of the experiment.
     modes: values of `--mode`, with their help.
+    without_workdir: the modes that can do without `--workdir`; their `--out` is a file.
   """
-  values = _define(config_class, modes)
+  values = _define(config_class, modes, without_workdir)
   groups: dict[config_lib.Group, list[str]] = {group: [] for group in _TITLES}
   groups["files"] = ["workdir", "mode", "out", "recipe"]
   for field in dataclasses.fields(config_class):
@@ -149,13 +153,19 @@ def _entry(flag: flags.Flag) -> str:
   return f"  {name}\n{text}"
 
 
-def _define(config_class: type[Config], modes: Mapping[str, str]) -> flags.FlagValues:
+def _define(
+  config_class: type[Config],
+  modes: Mapping[str, str],
+  without_workdir: Collection[str] = (),
+) -> flags.FlagValues:
   """The flags of a config class and those that all experiments share."""
   values = flags.FlagValues()
+  others = ", ".join(f"--mode={mode}" for mode in without_workdir)
   flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run: config, checkpoints, metrics and results. Required.",
+    "Folder of the run: config, checkpoints, metrics and results. Required"
+    + (f", except with {others}." if others else "."),
     flag_values=values,
   )
   flags.DEFINE_enum(
@@ -166,7 +176,12 @@ def _define(config_class: type[Config], modes: Mapping[str, str]) -> flags.FlagV
     flag_values=values,
   )
   flags.DEFINE_string(
-    "out", None, "Folder for results. Default: the workdir.", flag_values=values
+    "out",
+    None,
+    "Folder for results"
+    + (f"; with {others} the file to write" if others else "")
+    + ". Default: the workdir.",
+    flag_values=values,
   )
   flags.DEFINE_enum(
     "recipe",

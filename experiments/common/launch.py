@@ -115,7 +115,9 @@ class Program(typing.Generic[task_lib.TaskType]):
       return 2
     if arguments is None:
       documentation = inspect.getdoc(sys.modules[self.task_class.__module__]) or ""
-      text = flags.help_text(self.config_class, documentation, self._modes)
+      text = flags.help_text(
+        self.config_class, documentation, self._modes, self.actions
+      )
       print(text, end="")
       return 0
     logging.set_verbosity(arguments.verbosity)

@@ -197,13 +197,16 @@ PUBLISHED: dict[Model, System] = {
   name: system for name, system in SYSTEMS.items() if not system.is_relative
 }
 
+# The model of experiments.surfaces, in results of other data.
+PRETRAINED = "zero_shot"
+
 # Names in tables and figures, by the name that result files use.
 TITLES: dict[str, str] = {
   name: reader.title
   for system in SYSTEMS.values()
   for name, reader in system.readers.items()
 } | {
-  "zero_shot": "Relative TCA, pretrained",
+  PRETRAINED: "Relative TCA, pretrained",
   "kriging": "Local kriging",
   "vecchia": "Gaussian process (Vecchia)",
   "linear": "Linear interpolation",

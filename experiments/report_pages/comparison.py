@@ -13,7 +13,7 @@ from experiments.report_pages.runs import Results
 from experiments.report_pages.runs import Row
 
 _METRICS = {"accuracy": "accuracy, %", "log_likelihood": "log-likelihood"}
-_UNCHECKED = f"{published.MARK} Entered from memory and not compared with the paper."
+_UNCHECKED = f"{published.MARK} Not yet compared with the paper."
 
 
 def how_to_read(results: Results) -> str:

@@ -2,19 +2,19 @@
 
 import typing
 
+from experiments.common import systems
 from experiments.common import tables
 from experiments.common.systems import TITLES
 from experiments.report_pages import runs
 from experiments.report_pages import text
 
 FILE = "zero_shot.json"
-_SYSTEM = "zero_shot"
 
 Row = dict[str, typing.Any]
 
 
 def section(results: runs.Results) -> str:
-  """The pretrained reader on tables that it has not seen, beside the baselines."""
+  """The pretrained model on tables that it has not seen, beside the baselines."""
   files = [file for file in results.files if file.path == FILE]
   if not files:
     return ""
@@ -51,7 +51,7 @@ def _contexts(rows: list[Row]) -> dict[tuple[str, int], dict[str, Row]]:
 
 
 def _verdict(rows: list[Row]) -> str:
-  """Where the reader wins, and where it does not."""
+  """Where the pretrained model wins, and where it does not."""
   contexts = _contexts(rows)
   sentences = []
   for metric, name, sign in (
@@ -63,9 +63,9 @@ def _verdict(rows: list[Row]) -> str:
       others = [
         sign * row[metric]
         for system, row in by_system.items()
-        if system != _SYSTEM and metric in row
+        if system != systems.PRETRAINED and metric in row
       ]
-      better = sign * by_system[_SYSTEM][metric] > max(others)
+      better = sign * by_system[systems.PRETRAINED][metric] > max(others)
       (won if better else lost).append(f"`{table}` from {size:,} rows")
     sentence = f"By {name}, it is better than all baselines in {len(won)} of"
     sentence += f" {len(contexts)} cases"

@@ -164,7 +164,9 @@ class GrowingReadOut(ReadOut):
   def rebuild(
     self, growing: GrowingMemory, *, capacity: int | None = None
   ) -> GrowingMemory:
-    """Balances each tree anew, with more leaf slots. Tokens keep their numbers.
+    """Balances each tree again, by default with b times as many leaf slots.
+
+    Tokens keep their numbers.
 
     Args:
       growing: the memories of B contexts.

@@ -65,8 +65,9 @@ class SurfacesConfig(window_task.WindowConfig):
     whole_map=0.2,
   )
 
-  UNUSED: typing.ClassVar = window_task.WindowConfig.UNUSED | {
-    "num_targets": "surfaces, which are evaluated in windows only"
+  UNUSED: typing.ClassVar = {
+    **window_task.WindowConfig.UNUSED,
+    "num_targets": "surfaces, which are evaluated in windows only",
   }
 
   maps: str = option(

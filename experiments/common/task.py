@@ -141,8 +141,8 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
 
     "coords": the "axes" by name, the "range" of each in training, and the length 1 as
     the "unit". "values": the number of "channels"; the model's values are
-    (value - mean) / std, with values in the "unit". A classification also has its
-    "classes".
+    (value - mean) / std, with values in the "unit", or values in "any" unit. A
+    classification also has its "classes".
     """
 
   @property

@@ -12,6 +12,7 @@ from experiments import published
 from experiments import report
 from experiments.report_pages import benchmarks_page
 from experiments.report_pages import comparison
+from experiments.report_pages import growing
 from experiments.report_pages import large_contexts
 from experiments.report_pages import results_page
 from experiments.report_pages import runs
@@ -459,3 +460,22 @@ def test_write_twice_changes_no_file(tmp_path):
 
 def test_section_without_parts_is_empty():
   assert text.section("Title", "", "") == ""
+
+
+def test_growing_rows_are_by_model_and_arrival():
+  rows = [
+    dict(system="tca/rebuild", num_tokens=10**6, us_per_token=8e6),
+    dict(system="tca/insert", num_tokens=10**6, us_per_token=800.0, batch_size=1),
+    dict(system="tca/insert", num_tokens=10**6, us_per_token=24.5, batch_size=1000),
+  ]
+  shared = dict(arrival="west_to_east", reach=6, num_tokens=9000, num_rebuilds=3)
+  rows += [
+    dict(system="grown", log_likelihood=1.25, rmse=16.0) | shared,
+    dict(system="fresh", log_likelihood=1.5, rmse=15.0) | shared,
+  ]
+  page = "\n\n".join(growing.parts(rows))
+  assert _rows(page, "TCA") == [["TCA", "1,000,000", "800.0", "24.5", "8.00", "10,000"]]
+  assert _rows(page, "west to east")[0][1:] == [
+    *("6", "9,000", "3", "1.250", "1.500", "16.0", "15.0")
+  ]
+  assert growing.parts([]) == []

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from experiments.common import tables
+from experiments.report_pages import growing
 from experiments.report_pages import ratios
 from experiments.report_pages import runs
 from experiments.report_pages import speed
@@ -58,6 +59,9 @@ def make(results: Results) -> str:
     _benchmark(results, "Building a memory", "build", _BUILDING, speed.building),
     _benchmark(results, "Training steps", "training", _TRAINING, speed.training),
     _benchmark(results, "Sweep over shapes", "sweep", _SWEEP, speed.sweep),
+    _benchmark(
+      results, "Contexts that grow", "growth", growing.INTRODUCTION, growing.parts
+    ),
     _commands(),
     _hardware(files),
   )
@@ -109,6 +113,7 @@ def _commands() -> str:
     "python -m benchmarks.build --num_tokens=16384,1048576\n"
     "python -m benchmarks.training\n"
     "python -m benchmarks.sweep\n"
+    "python -m benchmarks.growth --repeats=2\n"
     "```",
     text.paragraph(
       "Each command prints its tables and writes JSON to `--out`, by default"

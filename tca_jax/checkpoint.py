@@ -316,7 +316,7 @@ def first_line(error: BaseException) -> str:
   """
   while error.__cause__ is not None:
     error = error.__cause__
-  return (str(error).strip() or repr(error)).splitlines()[0][:300]
+  return (str(error).strip() or repr(error)).splitlines()[0][:600]
 
 
 # --- Folders and files.

@@ -120,7 +120,8 @@ class _BiasOfNodes(nn.Module):
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
     features, kernel, bias = (x.astype(self.dtype) for x in (features, kernel, bias))
-    return jnp.einsum("...sf,fk->...ks", features, kernel) + bias[:, None]
+    bias = jnp.expand_dims(bias[:, None], range(features.ndim - 2))
+    return jnp.einsum("...sf,fk->...ks", features, kernel) + bias
 
 
 class _RelativeReadOut(ReadOut):

@@ -124,6 +124,7 @@ def build_task(workdir: epath.PathLike) -> tuple[str, task_lib.Task]:
   Raises:
     ConfigError: if no task or several tasks have the options.
   """
+  workdir = epath.Path(workdir)
   workdir_lib.read_config(workdir)  # raises an error that names the damage
   found = {}
   for name, program in PROGRAMS.items():
@@ -133,7 +134,7 @@ def build_task(workdir: epath.PathLike) -> tuple[str, task_lib.Task]:
       continue
   if len(found) != 1:
     raise ConfigError(
-      f"the options in {epath.Path(workdir) / workdir_lib.CONFIG_FILE} must belong to one of the"
+      f"the options in {workdir / workdir_lib.CONFIG_FILE} must belong to one of the"
       f" tasks {', '.join(PROGRAMS)}; they belong to {', '.join(found) or 'none'}"
     )
   ((name, config),) = found.items()

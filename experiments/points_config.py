@@ -18,16 +18,7 @@ _MAX_COORDS = 8
 class PointsConfig(window_task.WindowConfig):
   """Options of a table of points."""
 
-  DEFAULTS: typing.ClassVar = dict(
-    model="relative_tca",
-    local_units=True,
-    summary_width=0,
-    num_steps=2000,
-    batch_size=8,
-    learning_rate=2e-3,
-    densest=0.5,
-    whole_map=0.2,
-  )
+  DEFAULTS: typing.ClassVar = dict(window_task.RELATIVE_RECIPE, num_steps=2000)
 
   table: str = option(
     "task", "", "Path of the table, which ends in .csv, .tsv, .parquet or .npz."

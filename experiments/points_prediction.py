@@ -213,7 +213,7 @@ def read_table(
   """Gives a table to the pretrained model.
 
   Args:
-    model: the reader.
+    model: the model.
     params: its parameters.
     table: the context.
     columns: its columns; two are coordinates.

@@ -54,15 +54,7 @@ class SurfacesConfig(window_task.WindowConfig):
   """Options of the pretraining on surfaces."""
 
   DEFAULTS: typing.ClassVar = dict(
-    model="relative_tca",
-    local_units=True,
-    sees_scale=False,
-    summary_width=0,
-    num_steps=6_000,
-    batch_size=8,
-    learning_rate=2e-3,
-    densest=0.5,
-    whole_map=0.2,
+    window_task.RELATIVE_RECIPE, sees_scale=False, num_steps=6_000
   )
 
   UNUSED: typing.ClassVar = {

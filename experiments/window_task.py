@@ -23,6 +23,17 @@ from experiments.data import augmentation
 from experiments.data import windows
 import tca_jax
 
+# Defaults of a relative model that is trained on windows of tables or surfaces.
+RELATIVE_RECIPE = dict(
+  model="relative_tca",
+  local_units=True,
+  summary_width=0,
+  batch_size=8,
+  learning_rate=2e-3,
+  densest=0.5,
+  whole_map=0.2,
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowConfig(Config):

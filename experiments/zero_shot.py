@@ -133,7 +133,9 @@ def _splits(
     points.held_out.take_first(None),
   )
   fold = np.arange(len(every.coords)) * _NUM_FOLDS // len(every.coords)
-  size = len(fold) - int(np.bincount(fold).max())  # one size, so that one program
+  size = len(fold) - int(
+    np.bincount(fold).max()
+  )  # every fold has a context of one size
   folds = []
   for i in range(_NUM_FOLDS):
     known, held_out = (

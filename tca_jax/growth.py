@@ -310,11 +310,11 @@ def _build(
       levels = tuple(x.centroid[:, :0] for x in statistics.levels)
     summaries = [functions.project(level) for level in levels]
     memory: typing.Any = memory_lib.pack_nodes(tree, statistics, summaries)
+    nodes = memory_lib.join_levels(levels, branch_factor)
   else:
     levels = tree_lib.aggregate(functions.aggregate, tree, tokens)
     nodes = memory_lib.join_levels(levels, branch_factor)
     memory = memory_lib.from_slots(tree, *functions.project(nodes))
-  nodes = memory_lib.join_levels(levels, branch_factor)
   index = jnp.arange(capacity, dtype=jnp.int32)
   leaf = set_rows(jnp.full(capacity, -1, jnp.int32), tree.leaf_index,
                    tree.leaf_mask, index)  # fmt: skip

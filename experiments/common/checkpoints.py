@@ -23,6 +23,7 @@ from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
 import tca_jax
 from tca_jax import checkpoint
+from tca_jax.checkpoint import first_line
 
 _DIRECTORY = "checkpoints"
 _CHECKSUMS = "checksums.json"
@@ -87,7 +88,7 @@ class Checkpoints:
       workdir_lib.write_json(folder / _CHECKSUMS, digests)
     except Exception as error:
       raise CheckpointError(
-        f"step {step} could not be saved in {self._directory}: {checkpoint.first_line(error)}; the"
+        f"step {step} could not be saved in {self._directory}: {first_line(error)}; the"
         f" newest checkpoint there is {kept[-1] if kept else 'none'}, the same command"
         " continues from it"
       ) from error
@@ -114,7 +115,7 @@ class Checkpoints:
         _check_files(self._directory / str(step))
         return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
-        reason = checkpoint.first_line(error)
+        reason = first_line(error)
         logging.warning(
           "checkpoint %d in %s cannot be restored, trying the one before: %s",
           step,

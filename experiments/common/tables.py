@@ -106,10 +106,18 @@ def of_grid(
   return [*columns], rows
 
 
-def cell(row: Mapping[str, typing.Any], name: str, form: str) -> str:
+def cell(
+  row: Mapping[typing.Any, typing.Any], name: typing.Any, form: str, factor: float = 1
+) -> str:
   """Formats an entry of a row, or returns "" if the row does not have it.
+
+  Args:
+    row: numbers by name.
+    name: the name.
+    form: a format of numbers.
+    factor: multiplies the number; 100 for per cent.
 
   >>> cell({"rmse": 2.0}, "rmse", ".1f"), cell({}, "rmse", ".1f")
   ('2.0', '')
   """
-  return format(row[name], form) if name in row else ""
+  return format(factor * row[name], form) if name in row else ""

@@ -193,8 +193,9 @@ class Task(abc.ABC, typing.Generic[ConfigType]):
       query_coords: `[B, M, C]`.
       mask: `[B, N]` bool, True at valid tokens; None: all are valid.
     """
-    tca_jax.warn_outside_range(self.model, self.inputs, coords, values, mask)
-    tca_jax.warn_outside_range(self.model, self.inputs, query_coords)
+    inputs = self.inputs
+    tca_jax.warn_outside_range(self.model, inputs, coords, values, mask)
+    tca_jax.warn_outside_range(self.model, inputs, query_coords)
     memory = self.index(params, coords, values, mask)
     prediction = self.read(params, memory, query_coords)
     return inspection.Inspection(

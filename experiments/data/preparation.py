@@ -68,8 +68,8 @@ def check(builder: tfds.core.DatasetBuilder) -> None:
 
 def _damaged(folder: epath.PathLike, what: str, error: Exception) -> DataError:
   return DataError(
-    f"{folder}: {what} cannot be read ({first_line(error)}); delete this folder and run the same"
-    " command again, which prepares the data set again"
+    f"{folder}: {what} cannot be read ({first_line(error)}); delete this folder and run"
+    " the same command again, which prepares the data set again"
   )
 
 

@@ -41,12 +41,12 @@ def _times(rows: Rows) -> list[str]:
   lines = []
   for (model, num_tokens), calls in by_context.items():
     times = {key: row["us_per_token"] for key, row in calls.items()}
-    cells = [f"{times[n]:,.1f}" if n in times else "" for n in sizes]
+    cells = [tables.cell(times, n, ",.1f") for n in sizes]
     ratio = ""
     if "rebuild" in times and len(times) > 1:
       slowest = max(us for key, us in times.items() if key != "rebuild")
       ratio = f"{times['rebuild'] / slowest:,.0f}"
-    rebuild = f"{times['rebuild'] / 1e6:.2f}" if "rebuild" in times else ""
+    rebuild = tables.cell(times, "rebuild", ".2f", 1e-6)
     lines.append([TITLES[model], f"{num_tokens:,}", *cells, rebuild, ratio])
   if not lines:
     return []

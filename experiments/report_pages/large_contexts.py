@@ -152,19 +152,16 @@ def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
   levels = runs.levels(rows)
   lines = []
 
-  def cell(row: ScalingRow, key: str, form: str, factor: float = 1) -> str:
-    return format(factor * row[key], form) if key in row else ""
-
   for row in rows:
     seconds = row.get("tree_seconds", 0) + row.get("index_seconds", 0)
     lines.append(
       [
         f"{row['num_context']:,}",
         TITLES[row["system"]],
-        cell(row, "log_likelihood", ".3f"),
+        tables.cell(row, "log_likelihood", ".3f"),
         f"{row['rmse']:.1f}",
-        *(cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
-        cell(row, "tokens_read", ",.1f"),
+        *(tables.cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
+        tables.cell(row, "tokens_read", ",.1f"),
         f"{row['us_per_query']:,.1f}",
         f"{row.get('fit_seconds', seconds):.2f}",
       ]

@@ -105,7 +105,7 @@ def _rows(rows: list[Row]) -> str:
         TITLES[row["system"]],
         tables.cell(row, "log_likelihood", ".3f"),
         f"{row['rmse']:.4g}",
-        *(_share(row, f"coverage_{level}") for level in levels),
+        *(tables.cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
         f"{row['us_per_query']:.1f}",
         f"{row['fit_seconds']:.2f}",
       )
@@ -115,7 +115,7 @@ def _rows(rows: list[Row]) -> str:
 
 
 def _kinds(results: runs.Results) -> list[str]:
-  """The reader on new random surfaces, and on held-out points of the maps."""
+  """The pretrained model on new random surfaces, and on held-out points of the maps."""
   files = results.with_rows("kind")
   if not files:
     return []
@@ -132,14 +132,9 @@ def _kinds(results: runs.Results) -> list[str]:
         (
           row["kind"],
           f"{row['log_likelihood']:.3f}",
-          *(_share(row, f"coverage_{level}") for level in levels),
+          *(tables.cell(row, f"coverage_{level}", ".1f", 100) for level in levels),
         )
         for row in rows
       ],
     ),
   ]
-
-
-def _share(row: Row, name: str) -> str:
-  """A share in per cent, or "" if the row does not have it."""
-  return f"{100 * row[name]:.1f}" if name in row else ""

@@ -127,11 +127,7 @@ class ReTreever(nn.Module):
       ValueError: see `__call__`; also if a given tree does not fit the context, or if
         the read-out has no tree.
     """
-    coords = checks.as_array("coords", coords)
-    if coords.ndim != 3:
-      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
-    coords, mask, values = checks.clean_context(coords, mask, values=values)
-    tokens = self._embed_tokens(coords, values)
+    tokens, coords, values, mask = self._embed_context(coords, values, mask)
     if self.encoder is not None:
       tokens = self.encoder(tokens, mask, train)
     tokens = jnp.where(mask[..., None], tokens, 0)  # embeddings of zeros are not 0
@@ -211,11 +207,7 @@ class ReTreever(nn.Module):
         if the read-out has no tree.
     """
     read_out = self._growing_read_out()
-    coords = checks.as_array("coords", coords)
-    if coords.ndim != 3:
-      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
-    coords, mask, values = checks.clean_context(coords, mask, values=values)
-    tokens = self._embed_tokens(coords, values)
+    tokens, coords, values, mask = self._embed_context(coords, values, mask)
     return read_out.index_growing(
       tokens, coords, mask, values=values, capacity=capacity
     )
@@ -288,7 +280,9 @@ class ReTreever(nn.Module):
   def rebuild(
     self, growing: GrowingMemory, *, capacity: int | None = None
   ) -> GrowingMemory:
-    """Balances the trees anew, with more leaf slots. Tokens keep their numbers.
+    """Balances the trees again, by default with b times as many leaf slots.
+
+    Tokens keep their numbers.
 
     Args:
       growing: the memories of B contexts.
@@ -314,6 +308,16 @@ class ReTreever(nn.Module):
         f" {type(self.read_out).__name__}"
       )
     return self.read_out
+
+  def _embed_context(
+    self, coords: jax.Array, values: jax.Array, mask: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Checks a context and embeds it; tokens, and the cleaned coords, values and mask."""
+    coords = checks.as_array("coords", coords)
+    if coords.ndim != 3:
+      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
+    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    return self._embed_tokens(coords, values), coords, values, mask
 
   def _embed_tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
     """Embeds observations, `[B, N, C]` and `[B, N, E]`, as `[B, N, D]`."""

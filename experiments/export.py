@@ -6,9 +6,12 @@ writes checkpoints/image_tca, from which `tca_jax.load` and
 --mode=eval --workdir=checkpoints/image_tca restore the model, and
 results/image_tca.json, the eval.json of the run. Other result files of the run are
 copied with their own name as a prefix: scaling.json becomes
-results/scaling_image_tca.json. The data set of the run must be available.
+results/scaling_image_tca.json. All of them must have been measured with the same
+options of evaluation, which the checkpoint keeps. The data set of the run must be
+available.
 """
 
+import dataclasses
 import re
 import sys
 
@@ -17,11 +20,13 @@ from absl import flags
 from absl import logging
 from etils import epath
 
+from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
 from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
+from experiments.common.config import Config
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
 from experiments.programs import PROGRAMS
@@ -45,7 +50,8 @@ def export(
   Raises:
     ConfigError: if the name is not a plain name.
     CheckpointError: if the run is not finished, if a result was measured with other
-      options than the run's, or if a checkpoint of that name exists.
+      training options than the run's or other evaluation options than its eval.json,
+      or if a checkpoint of that name exists.
   """
   workdir, root = epath.Path(workdir), epath.Path(root)
   if not re.fullmatch(r"\w[\w.-]*", name):
@@ -58,26 +64,23 @@ def export(
     raise CheckpointError(
       f"{workdir} has no {evaluate.EVAL_FILE}: it is not a finished run"
     )
-  trained = workdir_lib.read_config(workdir)
+  task_name, config = find_config(workdir)
   others = (workdir_lib.CONFIG_FILE, provenance.TRAINING_FILE, checkpoint.FILE)
   results = {
-    path: workdir_lib.read_json(path)
+    path: _measured_with(path, config)
     for path in sorted(workdir.iterdir(), key=lambda path: path.name)
     if path.suffix == ".json" and path.name not in others
   }
-  for path, content in results.items():
-    if not isinstance(content.get("config"), dict):
-      raise CheckpointError(f"{path} has no config: it is not a result of this run")
-    measured = workdir_lib.with_new_names(content["config"])
-    # Options that are newer than the run had their default.
-    same = trained == {key: measured.get(key) for key in trained}
-    if not same or content.get("step", trained["num_steps"]) != trained["num_steps"]:
-      raise CheckpointError(
-        f"{path} was measured at another step or with other flags than the run's; run"
-        " its command again"
-      )
+  measured = results[evaluated]
+  for path, other in results.items():
+    for option in config_lib.evaluation_options(type(config)):
+      if getattr(other, option) != getattr(measured, option):
+        raise CheckpointError(
+          f"{path} was measured with --{option}={getattr(other, option)}, {evaluated}"
+          f" with {getattr(measured, option)}; evaluate the run again"
+        )
   exported = root / "checkpoints" / name
-  _save_model(workdir, exported)
+  _save_model(workdir, exported, PROGRAMS[task_name].task_class(measured), task_name)
   (root / "results").mkdir(exist_ok=True)
   written = [exported]
   for path in results:
@@ -87,9 +90,32 @@ def export(
   return written
 
 
-def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
-  """Saves the model of a run with its parameters, and copies the config."""
-  name, task = build_task(workdir)
+def _measured_with(path: epath.Path, config: Config) -> Config:
+  """The config with which a result of a run was measured."""
+  content = workdir_lib.read_json(path)
+  if not isinstance(content.get("config"), dict):
+    raise CheckpointError(f"{path} has no config: it is not a result of this run")
+  options = workdir_lib.with_new_names(content["config"])
+  try:
+    measured = type(config)(**options)  # options that are newer have their default
+  except (ConfigError, TypeError) as error:
+    raise CheckpointError(f"{path} has a damaged config: {error}") from error
+  same = all(
+    getattr(measured, name) == getattr(config, name)
+    for name in config_lib.trained_options(type(config))
+  )
+  if not same or content.get("step", config.num_steps) != config.num_steps:
+    raise CheckpointError(
+      f"{path} was measured at another step or with other flags than the run's; run"
+      " its command again"
+    )
+  return measured
+
+
+def _save_model(
+  workdir: epath.Path, exported: epath.Path, task: task_lib.Task, name: str
+) -> None:
+  """Saves the model of a run with its parameters, and the config."""
   restored = evaluate.restore(task, workdir)
   if restored.step != task.config.num_steps:
     raise CheckpointError(
@@ -109,17 +135,17 @@ def _save_model(workdir: epath.Path, exported: epath.Path) -> None:
     raise CheckpointError(f"{exported} exists: choose another --name") from error
   except ValueError as error:
     raise CheckpointError(str(error)) from error
-  (workdir / workdir_lib.CONFIG_FILE).copy(config)
+  workdir_lib.write_json(config, dataclasses.asdict(task.config))
 
 
-def build_task(workdir: epath.PathLike) -> tuple[str, task_lib.Task]:
-  """Builds the task of a run, the only one that has all options of its config.
+def find_config(workdir: epath.PathLike) -> tuple[str, Config]:
+  """Reads the config of a run of any task, the only one that has all its options.
 
   Args:
     workdir: folder of a run.
 
   Returns:
-    The name of the task's program, and the task.
+    The name of the task's program, and the config.
 
   Raises:
     ConfigError: if no task or several tasks have the options.
@@ -138,7 +164,7 @@ def build_task(workdir: epath.PathLike) -> tuple[str, task_lib.Task]:
       f" tasks {', '.join(PROGRAMS)}; they belong to {', '.join(found) or 'none'}"
     )
   ((name, config),) = found.items()
-  return name, PROGRAMS[name].task_class(config)
+  return name, config
 
 
 def main(argv: list[str]) -> None:

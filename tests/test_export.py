@@ -120,14 +120,14 @@ def test_export_command_reports_a_wrong_name_in_one_line(name, finished, tmp_pat
   assert not list(tmp_path.iterdir())
 
 
-def test_build_task_config_of_no_task_raises(finished, tmp_path):
+def test_find_config_of_no_task_raises(finished, tmp_path):
   run = _copy(finished, tmp_path)
   _edit(run / "config.json", unknown=1)
   with pytest.raises(ConfigError, match=r"must belong to one of the tasks .* to none"):
-    export.build_task(run)
+    export.find_config(run)
   (run / "config.json").write_text("{}")
   with pytest.raises(ConfigError, match="they belong to activity, copy_task, gp_"):
-    export.build_task(run)
+    export.find_config(run)
 
 
 def test_export_run_older_than_an_option_succeeds(finished, tmp_path):
@@ -139,14 +139,41 @@ def test_export_run_older_than_an_option_succeeds(finished, tmp_path):
   export.export(old, "copy_x", epath.Path(tmp_path))
 
 
+def _change_config(path, **options):
+  _edit(path, config=json.loads(path.read_text())["config"] | options)
+
+
 @pytest.mark.parametrize("file", ["eval.json", "scaling.json"])
-def test_export_result_of_other_options_raises(file, finished, tmp_path):
+def test_export_result_of_other_training_options_raises(file, finished, tmp_path):
   run = _copy(finished, tmp_path)
-  config = json.loads((run / file).read_text())["config"]
-  _edit(run / file, config=config | {"eval_batches": 7})
+  _change_config(run / file, learning_rate=0.5)
   with pytest.raises(CheckpointError, match=rf"{file} was measured .* other flags"):
     export.export(run, "copy_y", epath.Path(tmp_path))
   assert not (tmp_path / "checkpoints").exists()
+
+
+def test_export_results_of_unequal_evaluations_raise(finished, tmp_path):
+  run = _copy(finished, tmp_path)
+  _change_config(run / "scaling.json", eval_batches=7)
+  with pytest.raises(CheckpointError, match=r"with --eval_batches=7, .* with 1; eval"):
+    export.export(run, "copy_y", epath.Path(tmp_path))
+  assert not (tmp_path / "checkpoints").exists()
+
+
+def test_export_keeps_the_options_of_the_evaluation(finished, tmp_path):
+  run = _copy(finished, tmp_path)
+  for file in ("eval.json", "scaling.json"):
+    _change_config(run / file, eval_batches=7)
+  export.export(run, "copy_y", epath.Path(tmp_path))
+  folder = tmp_path / "checkpoints" / "copy_y"
+  assert json.loads((folder / "config.json").read_text())["eval_batches"] == 7
+
+
+def test_export_damaged_config_of_a_result_raises(finished, tmp_path):
+  run = _copy(finished, tmp_path)
+  _change_config(run / "scaling.json", eval_batches="many")
+  with pytest.raises(CheckpointError, match=r"scaling.json has a damaged config: eval_"):
+    export.export(run, "copy_y", epath.Path(tmp_path))
 
 
 def test_export_result_of_another_step_raises(finished, tmp_path):

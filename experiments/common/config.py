@@ -6,6 +6,7 @@ makes a command-line flag of each option. A recipe is a mapping from options to 
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import math
 import typing
@@ -409,11 +410,17 @@ def choices(field: dataclasses.Field) -> tuple[str, ...] | None:
 
 def trained_options(config_class: type[Config]) -> tuple[str, ...]:
   """Names of the options that change the trained parameters."""
-  return tuple(
-    field.name
-    for field in dataclasses.fields(config_class)
-    if field.metadata["group"] in _TRAINED
-  )
+  return _options_in(config_class, _TRAINED)
+
+
+def evaluation_options(config_class: type[Config]) -> tuple[str, ...]:
+  """Names of the options that change how a trained model is measured."""
+  return _options_in(config_class, ("evaluation",))
+
+
+def _options_in(config_class: type[Config], groups: Sequence[Group]) -> tuple[str, ...]:
+  fields = dataclasses.fields(config_class)
+  return tuple(field.name for field in fields if field.metadata["group"] in groups)
 
 
 def unused_because(config: Config, name: str, mode: str) -> str | None:

@@ -110,6 +110,7 @@ class Kinds(task_lib.Evaluator["SurfacesTask"]):
   """Metrics of random surfaces, and of the windows of each map; writes kinds.json."""
 
   file = "kinds.json"
+  shared = True
 
   def evaluate(
     self, restored: task_lib.Restored["SurfacesTask"], path: epath.Path

@@ -16,6 +16,7 @@ that `etils.epath` and Orbax support, such as "gs://bucket/model".
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import secrets
@@ -64,7 +65,8 @@ def save(
   """Saves a model and its parameters in a new folder.
 
   The folder appears when everything is written. If saving fails, it is not created, and
-  a folder to be overwritten stays as it is. Call the function in a single process.
+  a folder to be overwritten stays as it is. Of several processes, only one calls the
+  function.
 
   Args:
     folder: the path of the folder: a string or a path object. "~" is the home folder.
@@ -107,7 +109,8 @@ def save(
     part.mkdir(parents=True)
     if arrays:  # Orbax refuses an empty dict
       checkpoint = part / _PARAMETERS
-      ocp.save_checkpointables(checkpoint, {_PART: arrays})
+      with _alone(ocp):
+        ocp.save_checkpointables(checkpoint, {_PART: arrays})
       # Orbax writes the present path into the files that mark a complete checkpoint. It
       # only checks that they exist, and the folder is about to be moved.
       for marked in (checkpoint, checkpoint / _PART):
@@ -337,6 +340,17 @@ def _orbax(folder: typing.Any) -> tuple[typing.Any, typing.Any]:
   return ocp, path if path.is_absolute() else path.resolve()
 
 
+def _alone(ocp: typing.Any) -> contextlib.AbstractContextManager[typing.Any]:
+  """Makes Orbax save and load without waiting for other processes of JAX."""
+  if jax.process_count() == 1:
+    return contextlib.nullcontext()
+  this = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"only{this}"
+  )
+  return ocp.Context(multiprocessing_options=options)
+
+
 def _read(path: typing.Any) -> dict[str, typing.Any]:
   """Reads the description of a saved model, and checks its outermost level."""
   file = path / FILE
@@ -402,7 +416,8 @@ def _restore(
   # Views of one number: shapes and dtypes without memory.
   like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
   try:
-    arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
+    with _alone(ocp):
+      arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
   except Exception as error:
     raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   return jax.tree.map(jnp.asarray, arrays)

@@ -14,6 +14,7 @@ from experiments import image_completion
 from experiments import points
 from experiments import surfaces
 from experiments import terrain
+from experiments.common import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -55,7 +56,10 @@ def test_page_links_to_files_that_exist(path):
 def test_page_names_flags_that_exist(path):
   fields = {field.name for x in CONFIGS for field in dataclasses.fields(x)}
   of_launch = {"workdir", "mode", "recipe", "out", "help"}
-  known = fields | {f"no{x}" for x in fields} | of_launch
+  of_launch |= {field.name for field in dataclasses.fields(processes.Cluster)}
+  of_gcloud = {"command", "worker", "zone"}
+  fields |= of_launch
+  known = fields | {f"no{x}" for x in fields} | of_gcloud
   named = set(re.findall(r"(?<![\w-])--(\w+)", path.read_text("utf-8")))
   assert named - known == set()
 

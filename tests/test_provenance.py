@@ -18,15 +18,15 @@ def test_provenance_has_command_device_cores_and_versions(monkeypatch):
   monkeypatch.setattr(sys, "argv", ["/somewhere/terrain.py", "--model=ca", "--seed=1"])
   found = provenance.provenance()
   assert found["command"] == "terrain --model=ca --seed=1"
-  assert found["device"].startswith(f"{jax.local_device_count()} x ")
-  assert found["cores"] >= 1
+  assert found["device"].startswith(f"{jax.device_count()} x ")
+  assert found["processes"] == 1 and found["cores"] >= 1
   assert found["versions"] == {
     "python": platform.python_version(),
     "jax": jax.__version__,
     "flax": flax.__version__,
     "tca_jax": tca_jax.__version__,
   }
-  assert set(found) == {"command", "commit", "device", "cores", "versions"}
+  assert set(found) == {"command", "commit", "device", "processes", "cores", "versions"}
 
 
 @pytest.mark.parametrize("changed, suffix", [("", ""), (" M file.py\n", "-dirty")])

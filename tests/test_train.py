@@ -12,8 +12,6 @@ import time
 
 import chex
 from etils import epath
-import jax
-from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
@@ -23,7 +21,6 @@ from experiments.common import evaluate
 from experiments.common import metrics
 from experiments.common import provenance
 from experiments.common import train
-from experiments.common.errors import ConfigError
 from experiments.common.errors import NonFiniteLossError
 from experiments.common.errors import PreemptedError
 import tca_jax
@@ -257,17 +254,6 @@ def test_train_on_eight_devices_agrees_with_one(tmp_path, finished):
   eight = json.loads((trained / "eval.json").read_text())
   assert eight["device"].startswith("8 x")
   assert again["log_likelihood"] == pytest.approx(eight["log_likelihood"], rel=1e-4)
-
-
-def test_shardings_divide_the_batch_among_devices(monkeypatch):
-  devices = [object() for _ in range(6)]  # a mesh only counts them
-  monkeypatch.setattr(jax, "local_devices", lambda: devices)
-  with pytest.raises(ConfigError, match="multiple of the 6 local devices, got 8"):
-    train.shardings(8)
-  _, split = train.shardings(12)
-  assert split.mesh.devices.size == 6 and split.spec == PartitionSpec("data")
-  _, split = train.shardings(8, all_devices=False)
-  assert split.mesh.devices.size == 4
 
 
 @pytest.mark.slow  # test_ablation trains them in the fast suite, without these options

@@ -22,6 +22,7 @@ class BeamWidths(task_lib.Evaluator[task_lib.Task]):
 
   file = "paths.json"
   needs_tree = True
+  shared = True
   mode = "paths"
 
   def evaluate(

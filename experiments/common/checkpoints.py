@@ -4,7 +4,7 @@ The name of a checkpoint is the number of completed steps. A checkpoint has the 
 "params" and "optimizer"; evaluation restores only the parameters. An exported run has
 the parameters only, in a saved model of `tca_jax.save`. Arrays are restored with the
 sharding of the arrays that they replace, so the number and kind of devices may change
-between runs.
+between runs. All processes of a run save and restore together.
 
 A checkpoint also has a file with the checksums of its other files. Damage is found
 before Orbax reads anything.
@@ -19,6 +19,7 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from experiments.common import processes
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
 import tca_jax
@@ -84,8 +85,9 @@ class Checkpoints:
       )
       if not saved:
         raise ValueError("Orbax skipped it")
-      digests = checkpoint.file_digests(folder)
-      workdir_lib.write_json(folder / _CHECKSUMS, digests)
+      if processes.is_first():
+        digests = checkpoint.file_digests(folder)
+        workdir_lib.write_json(folder / _CHECKSUMS, digests)
     except Exception as error:
       raise CheckpointError(
         f"step {step} could not be saved in {self._directory}: {first_line(error)}; the"
@@ -137,12 +139,26 @@ def _is_shown(record: python_logging.LogRecord) -> bool:
 
 
 def _check_files(folder: epath.Path) -> None:
-  """Raises ValueError if a checkpoint's files are not as they were saved."""
+  """Raises ValueError if a checkpoint's files are not as they were saved.
+
+  The first process checks for all, so that all restore the same checkpoint.
+  """
+  problem = _damage(folder) if processes.is_first() else ""
+  if processes.from_first(bool(problem)):
+    raise ValueError(problem or "the first process found it damaged")
+
+
+def _damage(folder: epath.Path) -> str:
+  """What is wrong with a checkpoint's files; "" if nothing is."""
   try:
     digests = json.loads((folder / _CHECKSUMS).read_text())
   except (FileNotFoundError, ValueError):
-    return  # an older checkpoint, or only this file is damaged: Orbax checks the others
-  checkpoint.check_files(folder, digests)
+    return ""  # an older one, or only this file is damaged: Orbax checks the others
+  try:
+    checkpoint.check_files(folder, digests)
+  except ValueError as error:
+    return str(error)
+  return ""
 
 
 def restore_params(workdir: epath.PathLike, like: typing.Any) -> tuple[int, typing.Any]:
@@ -183,4 +199,4 @@ def _load_exported(workdir: epath.Path, like: typing.Any) -> tuple[int, typing.A
       f"{workdir} has the parameters of another model than its config"
     )
   shardings = jax.tree.map(lambda x: x.sharding, like)
-  return info["step"], jax.device_put(params, shardings)
+  return info["step"], jax.tree.map(processes.place, params, shardings)

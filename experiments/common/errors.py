@@ -33,6 +33,10 @@ class NonFiniteLossError(UserError, RuntimeError):
   """The training loss is NaN or infinite; the message states the step."""
 
 
+class ProcessError(UserError, RuntimeError):
+  """Another process of a distributed run ended; the message states how to go on."""
+
+
 class PreemptedError(UserError, RuntimeError):
   """SIGTERM stopped training; the message states the step that was saved."""
 

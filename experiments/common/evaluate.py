@@ -13,6 +13,7 @@ from experiments.common import calibration
 from experiments.common import checkpoints
 from experiments.common import losses
 from experiments.common import metrics as metrics_lib
+from experiments.common import processes
 from experiments.common import provenance
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -31,6 +32,7 @@ class TestMetrics(task_lib.Evaluator[task_lib.Task]):
   """Metrics of the paper, tokens read and calibration; writes eval.json."""
 
   file = EVAL_FILE
+  shared = True
 
   def evaluate(
     self, restored: task_lib.Restored[task_lib.Task], path: epath.Path
@@ -56,12 +58,12 @@ class TestMetrics(task_lib.Evaluator[task_lib.Task]):
 def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, typing.Any]:
   """Evaluates a model on the evaluation batches of its task, without sampling.
 
-  A metric is the mean over the queries of an example, then over the examples.
+  A metric is the mean over the queries of an example, then over the examples. All
+  processes call this together, and their devices share each batch.
 
   Args:
     task: the task.
-    params: parameters of the model, replicated over the local devices that share a
-      batch, see `restore`.
+    params: parameters of the model.
 
   Returns:
     "log_likelihood"; "accuracy" of a classification; with a tree, the same with the
@@ -71,11 +73,12 @@ def evaluate(task: task_lib.Task, params: typing.Any) -> dict[str, typing.Any]:
     all queries; "tokens_fraction", the mean share of a context's valid tokens that a
     query reads; "ceiling_log_likelihood" where batches have a ceiling; "num_examples".
   """
-  _, sharded = train.shardings(task.config.batch_size, all_devices=False)
-  eval_step = jax.jit(_make_eval_step(task))
+  replicated, sharded = processes.shardings(task.config.batch_size, all_devices=False)
+  params = processes.place(params, replicated)
+  eval_step = jax.jit(_make_eval_step(task), out_shardings=replicated)
   totals: dict[str, np.ndarray] = {}
   for batch in task.eval_batches():
-    sums = jax.device_get(eval_step(params, jax.device_put(batch, sharded)))
+    sums = jax.device_get(eval_step(params, processes.place(batch, sharded)))
     totals = {
       name: totals.get(name, 0.0) + np.asarray(x, np.float64)
       for name, x in sums.items()
@@ -181,13 +184,15 @@ def restore(
     CheckpointError: if no checkpoint can be restored.
   """
   workdir = epath.Path(workdir)
-  replicated, _ = train.shardings(task.config.batch_size, all_devices=False)
+  replicated, _ = processes.shardings(task.config.batch_size, all_devices=False)
   shapes = jax.eval_shape(lambda: train.init_params(task))  # compiles nothing
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
   )
   step, params = checkpoints.restore_params(workdir, like)
-  return task_lib.Restored(task=task, params=params, step=step, workdir=workdir)
+  return task_lib.Restored(
+    task=task, params=processes.own(params), step=step, workdir=workdir
+  )
 
 
 def evaluate_workdir(
@@ -198,6 +203,8 @@ def evaluate_workdir(
 ) -> dict[str, dict[str, typing.Any]]:
   """Restores a workdir's newest checkpoint and runs the evaluators of the task.
 
+  All processes of a run call this together.
+
   Args:
     task: the task, with the config of the workdir.
     workdir: folder of a run.
@@ -205,11 +212,13 @@ def evaluate_workdir(
     mode: the evaluators to run.
 
   Returns:
-    The contents of the JSON files, by file name.
+    The contents of the JSON files, by file name; not in the first process, only of those
+    that the processes measure together.
 
   Raises:
     ConfigError: if no evaluator of the mode can measure the model.
     CheckpointError: if no checkpoint can be restored.
+    ProcessError: if another process ended.
   """
   evaluators = [x for x in task.evaluators if x.mode == mode and x.applies(task)]
   if not evaluators:
@@ -217,12 +226,15 @@ def evaluate_workdir(
       f"--mode={mode} needs a model with a tree, {workdir} has the model"
       f" {task.config.model!r}"
     )
-  restored = restore(task, workdir)
   out = epath.Path(out or workdir)
-  out.mkdir(parents=True, exist_ok=True)
   contents = {}
-  for evaluator in evaluators:
-    content = evaluator.evaluate(restored, out / evaluator.file)
-    if content is not None:
-      contents[evaluator.file] = content
+  with processes.together():
+    processes.check(task.config)
+    out.mkdir(parents=True, exist_ok=True)
+    restored = restore(task, workdir)
+    for evaluator in sorted(evaluators, key=lambda x: not x.shared):
+      if evaluator.shared or processes.is_first():
+        content = evaluator.evaluate(restored, out / evaluator.file)
+        if content is not None:
+          contents[evaluator.file] = content
   return contents

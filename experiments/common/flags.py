@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 
 from experiments.common import config as config_lib
+from experiments.common import processes
 from experiments.common.config import Config
 
 # The modes of every program, with their help.
@@ -32,6 +33,7 @@ _TITLES: dict[config_lib.Group, str] = {
   "evaluation": "Evaluation",
   "logging": "Logging",
 }
+_PROCESSES = [field.name for field in dataclasses.fields(processes.Cluster)]
 _WIDTH = 80
 
 
@@ -46,6 +48,7 @@ class Arguments:
     recipe: recipe of the options that are not given.
     given: options that the command line sets, by name.
     verbosity: log level.
+    cluster: the processes that run it together.
   """
 
   mode: str
@@ -54,6 +57,7 @@ class Arguments:
   recipe: config_lib.Recipe
   given: dict[str, typing.Any]
   verbosity: int
+  cluster: processes.Cluster
 
 
 def parse(
@@ -75,7 +79,7 @@ def parse(
 
   Raises:
     flags.Error: on an unknown flag, a value that cannot be parsed, a missing
-      `--workdir` or an argument that is not a flag.
+      `--workdir`, an argument that is not a flag, or a mode for one process only.
   """
   values = _define(config_class, modes)
   unparsed = values(argv)
@@ -89,6 +93,8 @@ def parse(
     if mode != "train":
       text += f": --mode={mode} needs the folder of a trained model"
     raise flags.Error(f"--workdir {text}")
+  if values["distributed"].value and mode not in MODES:
+    raise flags.Error(f"--mode={mode} runs in one process, without --distributed")
   parsed = values.flag_values_dict()
   names = [field.name for field in dataclasses.fields(config_class)]
   return Arguments(
@@ -98,6 +104,7 @@ def parse(
     recipe=parsed["recipe"],
     given={name: parsed[name] for name in names if values[name].present},
     verbosity=parsed["verbosity"],
+    cluster=processes.Cluster(**{name: parsed[name] for name in _PROCESSES}),
   )
 
 
@@ -122,9 +129,10 @@ def help_text(
     groups[field.metadata["group"]].append(field.name)
   groups["logging"] += ["verbosity", "help"]
   sections = [description.strip()]
-  for group, title in _TITLES.items():
-    if groups[group]:
-      entries = [_entry(values[name]) for name in groups[group]]
+  titled = [(title, groups[group]) for group, title in _TITLES.items()]
+  for title, names in [*titled, ("Several processes", _PROCESSES)]:
+    if names:
+      entries = [_entry(values[name]) for name in names]
       sections.append("\n".join([f"{title}:", *entries]))
   return "\n\n".join(sections) + "\n"
 
@@ -190,6 +198,26 @@ def _define(
     "Values of the options that are not given: this repository's defaults (default),"
     " or the paper's (paper).",
     flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "distributed",
+    None,
+    "Whether several processes, started with the same flags, train or evaluate one model"
+    " together. It must be given if there are several processes.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "Host and port of the first process, as host:1234. JAX finds the processes of a TPU"
+    " pod, of Slurm and of Open MPI, and this flag and the next two are left out.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_processes", None, "Number of processes.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "process_id", None, "Number of this process, from 0.", flag_values=values
   )
   flags.DEFINE_integer(
     "verbosity",

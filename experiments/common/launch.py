@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import os
 import sys
+import traceback
 import typing
 
 from absl import app
@@ -23,6 +24,7 @@ import jax
 from experiments.common import evaluate as evaluate_lib
 from experiments.common import flags
 from experiments.common import metrics as metrics_lib
+from experiments.common import processes
 from experiments.common import systems
 from experiments.common import task as task_lib
 from experiments.common import train as train_lib
@@ -121,7 +123,7 @@ class Program(typing.Generic[task_lib.TaskType]):
       print(text, end="")
       return 0
     logging.set_verbosity(arguments.verbosity)
-    return report(lambda: self._run(arguments))
+    return report(lambda: self._run(arguments), arguments.cluster)
 
   def main(self) -> None:
     """Runs the program with the flags of this process, and exits."""
@@ -131,7 +133,17 @@ class Program(typing.Generic[task_lib.TaskType]):
       absl_flags.FLAGS(argv[:1])
       return argv
 
-    app.run(lambda argv: sys.exit(self.run(argv)), flags_parser=leave_flags)
+    def run(argv: list[str]) -> None:
+      try:
+        code = self.run(argv)
+      except BaseException:  # also Ctrl-C
+        if processes.is_alone():
+          raise
+        traceback.print_exc()
+        code = 1
+      processes.leave(code)
+
+    app.run(run, flags_parser=leave_flags)
 
   def _task(self, config: Config) -> task_lib.TaskType:
     build: Callable[[typing.Any], task_lib.TaskType] = self.task_class
@@ -158,13 +170,15 @@ class Program(typing.Generic[task_lib.TaskType]):
     if unused := systems.unused_options(config, given, mode):
       logging.warning("%s", unused)
     # Errors in paths are found before the work.
-    if trains:
+    first = processes.is_first()
+    if trains and first:
       workdir_lib.check_claim(config, workdir)
       workdir_lib.make_writable(workdir, "--workdir")
-    workdir_lib.make_writable(out or workdir, "--out")
+    if first:
+      workdir_lib.make_writable(out or workdir, "--out")
     task = self._task(config)
     if trains:
-      if not (workdir / metrics_lib.METRICS_FILE).exists():
+      if first and not (workdir / metrics_lib.METRICS_FILE).exists():
         task.report_early()
       train_lib.train(task, workdir)
     contents = evaluate_lib.evaluate_workdir(
@@ -179,7 +193,9 @@ class Program(typing.Generic[task_lib.TaskType]):
       )
 
 
-def report(program: Callable[[], None]) -> int:
+def report(
+  program: Callable[[], None], cluster: processes.Cluster | None = None
+) -> int:
   """Runs a program, and reports an error that the user can fix in one line.
 
   These are `UserError`, and `OSError` of a file or a disk. With `--verbosity=1`, their
@@ -187,13 +203,17 @@ def report(program: Callable[[], None]) -> int:
 
   Args:
     program: the program.
+    cluster: the processes that run it together; None: this one.
 
   Returns:
     The exit code: 0, or that of the error.
   """
   try:
+    if cluster is not None:
+      cluster.join()
     _check_platforms()
-    program()
+    with processes.first_prints():
+      program()
   except (UserError, OSError) as error:
     expected = isinstance(error, UserError)
     message = str(error) if expected else first_line(error)

@@ -27,13 +27,15 @@ def provenance() -> dict[str, typing.Any]:
 
   Returns:
     "command": the program and its arguments; "commit": see `git_commit`; "device": the
-    number and kind of the local devices; "cores": the CPU cores that the process may
-    use; "versions": the versions of "python", "jax", "flax" and "tca_jax".
+    number and kind of the devices; "processes": the number of processes that they
+    belong to; "cores": the CPU cores that this process may use; "versions": the
+    versions of "python", "jax", "flax" and "tca_jax".
   """
   return {
     "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
     "commit": git_commit(),
-    "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "processes": jax.process_count(),
     "cores": timing.num_cores(),
     "versions": {
       "python": platform.python_version(),
@@ -45,7 +47,7 @@ def provenance() -> dict[str, typing.Any]:
 
 
 def record_training(workdir: epath.Path, first_step: int) -> None:
-  """Adds this process to the record of a run's training.
+  """Adds this start to the record of a run's training.
 
   Args:
     workdir: folder of the run.
@@ -67,7 +69,7 @@ def training_sessions(workdir: epath.Path) -> list[dict[str, typing.Any]]:
   """Reads where a run was trained; empty for a run that has no record.
 
   Returns:
-    For each process that trained, in order: "first_step", the number of steps that
+    For each start, in order: "first_step", the number of steps that
     were completed before it, and the entries of `provenance`.
 
   Raises:

@@ -45,7 +45,7 @@ class Restored(typing.Generic[TaskType]):
 
   Attributes:
     task: the task, with the config of the evaluation.
-    params: parameters of the model.
+    params: parameters of the model, on one device of this process.
     step: number of training steps.
     workdir: folder of the run.
   """
@@ -73,11 +73,14 @@ class Evaluator(abc.ABC, typing.Generic[TaskType]):
     file: name of the file.
     mode: value of `--mode` that runs the evaluator. "eval" also follows training.
     needs_tree: whether the evaluator can only measure a model with a tree.
+    shared: whether all processes of a run measure together, by `evaluate.evaluate`.
+      Otherwise the first process measures alone.
   """
 
   file: str
   mode: typing.Literal["eval", "paths"] = "eval"
   needs_tree: bool = False
+  shared: bool = False
 
   def applies(self, task: TaskType) -> bool:
     """Whether the evaluator can measure the model of a task."""

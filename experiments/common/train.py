@@ -4,19 +4,18 @@ The loop owns the random keys: a batch and all other randomness are functions of
 (seed, step), and a checkpoint contains everything else that a step reads. A run that
 was killed and resumed therefore ends with the same bits as one that was not, on the
 same number of devices.
+
+Several processes may train together. Each draws the whole batch of a step, and copies
+the rows of its own devices to them: a batch does not depend on the number of processes.
 """
 
-import signal
+import contextlib
 import sys
-import threading
 import time
 import typing
 
 from etils import epath
 import jax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 import tqdm
@@ -24,12 +23,12 @@ import tqdm
 from experiments.common import checkpoints as checkpoints_lib
 from experiments.common import losses
 from experiments.common import metrics as metrics_lib
+from experiments.common import processes
 from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
 from experiments.common.batch import Batch
 from experiments.common.config import Config
-from experiments.common.errors import ConfigError
 from experiments.common.errors import NonFiniteLossError
 from experiments.common.errors import PreemptedError
 
@@ -39,26 +38,33 @@ State = dict[str, typing.Any]  # "params" and "optimizer"
 def train(task: task_lib.Task, workdir: epath.PathLike) -> None:
   """Trains from the newest checkpoint, or from the start, to `num_steps`.
 
+  After `jax.distributed.initialize`, all processes call this together.
+
   Args:
     task: the task.
-    workdir: folder of the run, claimed for the task's config and for this process.
+    workdir: folder of the run, claimed for the task's config and for these processes.
 
   Raises:
     ConfigError: if the workdir belongs to another config or is in use, if it cannot be
-      written, or if the batch cannot be divided evenly among the devices.
+      written, if the batch cannot be divided evenly among the devices, or if there are
+      several processes that are not connected or have other options.
     CheckpointError: if no checkpoint can be saved, or if there are checkpoints and none
       can be restored.
     NonFiniteLossError: if the loss, the gradient or a parameter is not finite; the
       last checkpoint, which is finite, stays.
     PreemptedError: after SIGTERM, once a checkpoint is saved.
+    ProcessError: if another process ended; the last checkpoint stays.
   """
   workdir = epath.Path(workdir)
-  shardings(task.config.batch_size)  # an error is found before the workdir is written
-  with (
-    workdir_lib.claimed(task.config, workdir),
-    checkpoints_lib.Checkpoints(workdir) as checkpoints,
-  ):
-    _train(task, workdir, checkpoints)
+  with processes.together():
+    # These errors are found before the workdir is written.
+    processes.check(task.config)
+    processes.shardings(task.config.batch_size)
+    with (
+      workdir_lib.claimed(task.config, workdir),
+      checkpoints_lib.Checkpoints(workdir) as checkpoints,
+    ):
+      _train(task, workdir, checkpoints)
 
 
 def _train(
@@ -66,11 +72,11 @@ def _train(
 ) -> None:
   """Trains in a claimed workdir."""
   config = task.config
-  replicated, sharded = shardings(config.batch_size)
+  replicated, sharded = processes.shardings(config.batch_size)
 
   # --- State: restored if a checkpoint exists.
   optimizer = build_optimizer(config)
-  state = jax.device_put(init_state(task, optimizer), replicated)
+  state = processes.place(init_state(task, optimizer), replicated)
   restored = checkpoints.restore(**state)
   first_step = 0
   if restored is not None:
@@ -78,81 +84,50 @@ def _train(
     print(f"{workdir}: resuming at step {first_step}")
   if first_step < config.num_steps:
     provenance.record_training(workdir, first_step)
-  train_step = jax.jit(make_train_step(task, optimizer), donate_argnums=0)
+  train_step = jax.jit(
+    make_train_step(task, optimizer), donate_argnums=0, out_shardings=replicated
+  )
 
   # --- Loop. `step` is the number of completed steps. Metrics are fetched only when
   # they are logged or before a checkpoint, so that the loop does not wait for the
   # device at each step.
-  preempted = []
-  previous: typing.Any = None
-  # Python allows a signal handler in the main thread only.
-  if threading.current_thread() is threading.main_thread():
-    previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
   unchecked: list[tuple[int, dict[str, jax.Array]]] = []
-  with metrics_lib.MetricsWriter(workdir, first_step) as writer:
-    started = time.monotonic() - writer.seconds
-    progress = tqdm.tqdm(
-      total=config.num_steps,
-      initial=first_step,
-      desc=config.model,
-      disable=not sys.stderr.isatty(),
+  with contextlib.ExitStack() as stack:
+    asked_to_stop = stack.enter_context(processes.sigterm())
+    writer = None
+    if processes.is_first():
+      writer = stack.enter_context(metrics_lib.MetricsWriter(workdir, first_step))
+    started = time.monotonic() - (writer.seconds if writer else 0)
+    progress = stack.enter_context(
+      tqdm.tqdm(
+        total=config.num_steps,
+        initial=first_step,
+        desc=config.model,
+        disable=not (writer and sys.stderr.isatty()),
+      )
     )
-    step = first_step
-    try:
-      for step in range(first_step + 1, config.num_steps + 1):
-        rng = task_lib.batch_rng(config.seed, step - 1)
-        batch = jax.device_put(task.train_batch(rng, step - 1), sharded)
-        state, metrics = train_step(state, batch, np.int32(step - 1))
-        unchecked.append((step, metrics))
-        last, stops = step == config.num_steps, bool(preempted)
-        saves = step % config.save_every == 0 or last or stops
-        logs = step % config.log_every == 0 or last
-        if saves or logs:
-          values = _check_finite(unchecked, workdir, checkpoints.steps)
-          unchecked.clear()
-          if logs:
-            writer.write(step, values | {"seconds": time.monotonic() - started})
-            progress.set_postfix(loss=f"{values['loss']:.3f}")
-        if saves:
-          checkpoints.save(step, **state)
-        progress.update()
-        if stops:
-          break
-      if preempted:
-        raise PreemptedError(f"SIGTERM: saved step {step} in {workdir}, stopping")
-    finally:
-      progress.close()
-      if previous is not None:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def shardings(
-  batch_size: int, all_devices: bool = True
-) -> tuple[NamedSharding, NamedSharding]:
-  """Shardings over the local devices: replicated, and divided along the batch.
-
-  Args:
-    batch_size: number of contexts on all devices together.
-    all_devices: whether to use every device. If False, the largest number of devices
-      that divides the batch evenly is used.
-
-  Raises:
-    ConfigError: if every device is to be used and the batch is not a multiple of
-      their number.
-  """
-  devices = jax.local_devices()
-  if all_devices and batch_size % len(devices):
-    raise ConfigError(
-      f"batch_size must be a multiple of the {len(devices)} local devices, got"
-      f" {batch_size}"
-    )
-  while batch_size % len(devices):
-    devices = devices[:-1]
-  mesh = Mesh(np.asarray(devices), ("data",))
-  return (
-    NamedSharding(mesh, PartitionSpec()),
-    NamedSharding(mesh, PartitionSpec("data")),
-  )
+    stops, step = False, first_step
+    for step in range(first_step + 1, config.num_steps + 1):
+      rng = task_lib.batch_rng(config.seed, step - 1)
+      batch = processes.place(task.train_batch(rng, step - 1), sharded)
+      state, metrics = train_step(state, batch, np.int32(step - 1))
+      unchecked.append((step, metrics))
+      last, stops = step == config.num_steps, asked_to_stop(step)
+      saves = step % config.save_every == 0 or last or stops
+      logs = step % config.log_every == 0 or last
+      if saves or logs:
+        values = _check_finite(unchecked, workdir, checkpoints.steps)
+        unchecked.clear()
+        if logs and writer:
+          writer.write(step, values | {"seconds": time.monotonic() - started})
+          progress.set_postfix(loss=f"{values['loss']:.3f}")
+      if saves:
+        checkpoints.save(step, **state)
+      progress.update()
+      if stops:
+        break
+    if stops or asked_to_stop(step + 1):
+      raise PreemptedError(f"SIGTERM: saved step {step} in {workdir}, stopping")
 
 
 def build_optimizer(config: Config) -> optax.GradientTransformation:

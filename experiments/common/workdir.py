@@ -15,6 +15,7 @@ import typing
 from etils import epath
 
 from experiments.common import config as config_lib
+from experiments.common import processes
 from experiments.common.config import Config
 from experiments.common.config import ConfigType
 from experiments.common.errors import ConfigError
@@ -119,17 +120,28 @@ def load_for_evaluation(
 def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
   """Claims a workdir, and keeps other processes from it until this one leaves or dies.
 
+  The first process of a run claims it for all.
+
   Args:
     config: config of the run.
     workdir: folder of the run.
 
   Raises:
-    ConfigError: as `claim`; and if another process trains in the workdir.
+    ConfigError: as `claim`; if the processes of another run train in the workdir; and if
+      the processes of this run do not share it.
   """
+  if not processes.is_first():
+    processes.barrier(LOCK_FILE)
+    if not (workdir / CONFIG_FILE).exists():
+      raise ConfigError(f"--workdir={workdir} must be a folder of all processes")
+    check_claim(config, workdir)
+    yield
+    return
   check_claim(config, workdir)  # a workdir that is refused is not changed
   make_writable(workdir, "--workdir")
   with _locked(workdir):
     claim(config, workdir)
+    processes.barrier(LOCK_FILE)
     yield
 
 
@@ -227,7 +239,12 @@ def write_json(path: epath.PathLike, content: typing.Any) -> None:
 
 
 def replace_text(path: epath.PathLike, text: str) -> None:
-  """Writes a file so that a kill leaves the old text or the new text, never a part."""
+  """Writes a file so that a kill leaves the old text or the new text, never a part.
+
+  The first process of a run writes for all.
+  """
+  if not processes.is_first():
+    return
   path = epath.Path(path)
   part = path.with_name(path.name + _PART)
   try:

@@ -41,7 +41,7 @@ class BlackBoxConfig(window_task.WindowConfig):
     batch_size=16,
     learning_rate=2e-3,
     full_context=0.2,
-    num_steps=4_000,
+    num_steps=2_000,
   )
 
   UNUSED: typing.ClassVar = {

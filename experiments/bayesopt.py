@@ -96,8 +96,8 @@ def compare(
 
   Returns:
     The content of the file: "rows", one for each run, with its "function", "method",
-    "acquisition" and "seed" and the entries of `minimise`; "settings"; "sessions", the
-    origin of each call that added rows, by their number before.
+    "acquisition", "seed" and "session" and the entries of `minimise`; "settings"; and
+    "sessions", the origin of each call.
 
   Raises:
     CheckpointError: if the folder has no model.
@@ -117,23 +117,15 @@ def compare(
   starts = {"reader": reader.start, "gp": surrogates.GaussianProcess, "random": None}
   if "gp" in methods:
     surrogates.check_sklearn()
-  out = epath.Path(out)
   settings = {
     "model": epath.Path(model_folder).name,
     "model_step": reader.step,
     "num_candidates": _NUM_CANDIDATES,
     "num_start": NUM_START,
   }
-  content = {"settings": settings, "sessions": [], "rows": []}
-  if out.exists():
-    content = workdir_lib.read_json(out)
-    if content.get("settings") != settings:
-      raise ConfigError(
-        f"{out} must have runs of the settings {settings}, got"
-        f" {content.get('settings')}; choose another --out"
-      )
+  content = _load(epath.Path(out), settings)
   rows = content["rows"]
-  content["sessions"].append({"first_row": len(rows), **provenance.provenance()})
+  content["sessions"].append(provenance.provenance())
   for seed, name, method in itertools.product(range(num_seeds), functions, methods):
     function = benchmark_functions.FUNCTIONS[name]
     most = min(num_observations, num_gp) if method == "gp" else num_observations
@@ -147,6 +139,7 @@ def compare(
       found = minimise(
         function, starts[method], ACQUISITIONS.get(line), seed, most, num_axes
       )
+      found["session"] = len(content["sessions"]) - 1
       rows[:] = [row for row in rows if row not in old] + [kind | found]
       workdir_lib.write_json(out, content)
       last = found["curve"][-1]
@@ -155,6 +148,19 @@ def compare(
         f" {last['regret']:.3g}, {last['seconds']:.1f} s",
         flush=True,
       )
+  return content
+
+
+def _load(out: epath.Path, settings: Row) -> dict[str, typing.Any]:
+  """The content of a result file; without rows if it does not exist."""
+  if not out.exists():
+    return {"settings": settings, "sessions": [], "rows": []}
+  content = workdir_lib.read_json(out)
+  if content.get("settings") != settings:
+    raise ConfigError(
+      f"{out} must have runs of the settings {settings}, got {content.get('settings')};"
+      " choose another --out"
+    )
   return content
 
 

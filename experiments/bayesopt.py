@@ -47,17 +47,13 @@ from experiments.common.errors import ConfigError
 from experiments.data import benchmark_functions
 from experiments.data.benchmark_functions import Function
 from experiments.figures import regret
+from experiments.report_pages.bayesopt import TITLES
 import tca_jax
 
 READER = epath.Path(__file__).parent.parent / "checkpoints/black_box"
-TITLES = {
-  "reader": "Trained reader",
-  "gp": "Gaussian process",
-  "random": "Random search",
-}
 NUM_START = 10  # random points that are known at the start
 SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)  # numbers of observations in a row
-_NUM_CANDIDATES = 256
+_NUM_CANDIDATES = 128
 
 Score = Callable[[jax.Array, tca_jax.GaussianMixture, jax.Array], jax.Array]
 Start = Callable[[np.ndarray, np.ndarray], surrogates.Surrogate]
@@ -114,6 +110,11 @@ def compare(
         f"{name} must be at least {NUM_START}, the points at the start, got {number}"
       )
   reader = surrogates.TrainedReader(model_folder)
+  for name in functions:
+    if benchmark_functions.FUNCTIONS[name].num_inputs > reader.num_axes:
+      raise ConfigError(
+        f"model must have the inputs of the function {name}; it has {reader.num_axes}"
+      )
   starts = {"reader": reader.start, "gp": surrogates.GaussianProcess, "random": None}
   if "gp" in methods:
     surrogates.check_sklearn()
@@ -135,9 +136,8 @@ def compare(
       old = [row for row in rows if kind.items() <= row.items()]
       if any(row["curve"][-1]["num_observations"] >= most for row in old):
         continue
-      num_axes = max(reader.num_axes, function.num_inputs)
       found = minimise(
-        function, starts[method], ACQUISITIONS.get(line), seed, most, num_axes
+        function, starts[method], ACQUISITIONS.get(line), seed, most, reader.num_axes
       )
       found["session"] = len(content["sessions"]) - 1
       rows[:] = [row for row in rows if row not in old] + [kind | found]
@@ -287,25 +287,28 @@ def main(argv: list[str]) -> None:
   sys.exit(launch.report(program))
 
 
-if __name__ == "__main__":
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of the program."""
   for name, default, text in (
     ("function", [*benchmark_functions.FUNCTIONS], "Functions to minimise"),
     ("methods", [*TITLES], "Methods"),
     ("acquisition", [*ACQUISITIONS], "Acquisition functions of reader and gp"),
   ):
-    flags.DEFINE_list(
-      name, default, f"{text}, separated by commas: {', '.join(default)}."
-    )
+    named = f"{text}, separated by commas: {', '.join(default)}."
+    flags.DEFINE_list(name, default, named, flag_values=values)
   for name, default, text in (
     ("num_observations", SIZES[-1], "Number of evaluations of a function in a run."),
     ("num_gp", 300, "Largest number of observations of the Gaussian process."),
     ("num_seeds", 1, "Number of runs of each kind."),
   ):
-    flags.DEFINE_integer(name, default, text, lower_bound=1)
-  flags.DEFINE_string(
-    "model", str(READER), "Folder of a model of experiments.black_box."
-  )
-  flags.DEFINE_string(
-    "out", "results/bayesopt.json", "JSON file to write or go on with."
-  )
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  for name, default, text in (
+    ("model", str(READER), "Folder of a model of experiments.black_box."),
+    ("out", "results/bayesopt.json", "JSON file to write, or to continue."),
+  ):
+    flags.DEFINE_string(name, default, text, flag_values=values)
+
+
+if __name__ == "__main__":
+  define_flags(flags.FLAGS)
   app.run(main)

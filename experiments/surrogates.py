@@ -4,6 +4,7 @@ import abc
 import functools
 import importlib.util
 import typing
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,8 @@ class GaussianProcess(Surrogate):
     self._used = np.ptp(coords, axis=0) > 0
     gaussian_process: typing.Any = importlib.import_module("sklearn.gaussian_process")
     kernels = gaussian_process.kernels
+    exceptions: typing.Any = importlib.import_module("sklearn.exceptions")
+    self._warning = exceptions.ConvergenceWarning
     self._regressor = functools.partial(
       gaussian_process.GaussianProcessRegressor, alpha=1e-8, normalize_y=True
     )
@@ -171,7 +174,9 @@ class GaussianProcess(Surrogate):
       self._num_fits += 1
     else:
       process = self._regressor(kernel=self._kernel, optimizer=None)
-    self._process = process.fit(self._coords[:, self._used], self._values)
+    with warnings.catch_warnings():  # about hyper-parameters at their bounds
+      warnings.simplefilter("ignore", self._warning)
+      self._process = process.fit(self._coords[:, self._used], self._values)
     self._kernel = process.kernel_
 
 

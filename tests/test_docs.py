@@ -5,9 +5,12 @@ import importlib
 import pathlib
 import re
 
+from absl import flags
 import pytest
 
 from experiments import activity
+from experiments import bayesopt
+from experiments import black_box
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -24,6 +27,7 @@ MODULES = sorted(
 )
 CONFIGS = (
   activity.ActivityConfig,
+  black_box.BlackBoxConfig,
   copy_task.CopyConfig,
   gp_regression.GPConfig,
   image_completion.ImageConfig,
@@ -55,7 +59,9 @@ def test_page_links_to_files_that_exist(path):
 def test_page_names_flags_that_exist(path):
   fields = {field.name for x in CONFIGS for field in dataclasses.fields(x)}
   of_launch = {"workdir", "mode", "recipe", "out", "help"}
-  known = fields | {f"no{x}" for x in fields} | of_launch
+  optimiser = flags.FlagValues()
+  bayesopt.define_flags(optimiser)
+  known = fields | {f"no{x}" for x in fields} | of_launch | set(optimiser)
   named = set(re.findall(r"(?<![\w-])--(\w+)", path.read_text("utf-8")))
   assert named - known == set()
 

@@ -353,7 +353,8 @@ def test_report_tells_where_the_gaussian_process_is_better(tmp_path):
   (tmp_path / "bayesopt.json").write_text(json.dumps(content))
   text = page.section(runs.Results(tmp_path))
   assert "| Branin, 2 inputs | Gaussian process, ei | 2 | 5.5 | 0.75 |" in text
-  assert "| Ackley, 5 inputs | Random search | 2 |  | 100.0 | 2 |" in text
+  assert "| Ackley, 5 inputs | Random search | 2 |  | 100.0 |" in text
+  assert "| Ackley, 5 inputs | Random search | 2 | 0.0 | 2.0 |" in text
   assert "the Gaussian process has the smaller regret for Branin at 30" in text
   assert "the reader has the smaller" not in text
   assert page.section(runs.Results(tmp_path / "none")) == ""

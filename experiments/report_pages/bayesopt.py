@@ -41,17 +41,22 @@ def section(results: runs.Results) -> str:
       f" {settings['num_start']} random points, and chooses from"
       f" {settings['num_candidates']} candidates in each step, by expected improvement"
       " (ei) or by independent draws (thompson).",
-      _verdict(rows),
+      _verdict(rows, settings["num_start"]),
       "The regret is the smallest value found minus the known minimum; medians of the"
       " runs, where several reach a size.",
     ),
     _table(rows, "regret", ".2g"),
     text.paragraph(
       "Median milliseconds of a step since the size before, on"
-      f" {origin['device']}, {origin['cores']} cores. The last column is the time of a"
-      " whole run, with compilation and with every fit of hyper-parameters."
+      f" {origin['device']}, {origin['cores']} cores, which also ran other programs. Most"
+      " steps of the Gaussian process fit no hyper-parameters."
     ),
     _table(rows, "step_seconds", ".1f", 1e3),
+    text.paragraph(
+      "Seconds of a run until a size, with compilation and with every fit of"
+      " hyper-parameters."
+    ),
+    _table(rows, "seconds", ".1f"),
     text.image(FIGURE, "Regret and time of a step against observations")
     if figure
     else "",
@@ -87,20 +92,14 @@ def _table(rows: list[Row], name: str, form: str, factor: float = 1) -> str:
   lines = []
   for (function, method, acquisition), found in _methods(rows).items():
     medians = _medians(found, name)
-    longest = max(found, key=lambda row: row["curve"][-1]["num_observations"])
     title = f"{TITLES[method]}, {acquisition}" if acquisition else TITLES[method]
-    line = [FUNCTIONS[function].title, title, str(len(found))]
-    line += [tables.cell(medians, size, form, factor) for size in sizes]
-    if name == "step_seconds":
-      line.append(f"{longest['curve'][-1]['seconds']:.0f}")
-    lines.append(line)
+    cells = [tables.cell(medians, size, form, factor) for size in sizes]
+    lines.append([FUNCTIONS[function].title, title, str(len(found)), *cells])
   header = ["function", "method", "runs", *(f"{size:,}" for size in sizes)]
-  return tables.markdown(
-    [*header, "longest run, s"] if name == "step_seconds" else header, lines
-  )
+  return tables.markdown(header, lines)
 
 
-def _verdict(rows: list[Row]) -> str:
+def _verdict(rows: list[Row], num_start: int) -> str:
   """Where the Gaussian process finds smaller values than the reader, and where not."""
   best: dict[tuple[str, int], dict[str, float]] = {}
   for (function, method, _), found in _methods(rows).items():
@@ -109,7 +108,8 @@ def _verdict(rows: list[Row]) -> str:
       by_method[method] = min(value, by_method.get(method, value))
   sizes: dict[str, dict[str, list[str]]] = {"gp": {}, "reader": {}}
   for (function, size), by_method in best.items():
-    if {"gp", "reader"} <= set(by_method) and by_method["gp"] != by_method["reader"]:
+    both = {"gp", "reader"} <= set(by_method) and size > num_start
+    if both and by_method["gp"] != by_method["reader"]:
       winner = min(("gp", "reader"), key=by_method.__getitem__)
       title = FUNCTIONS[function].title.split(",")[0]
       sizes[winner].setdefault(title, []).append(f"{size:,}")

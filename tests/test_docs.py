@@ -5,9 +5,12 @@ import importlib
 import pathlib
 import re
 
+from absl import flags
 import pytest
 
 from experiments import activity
+from experiments import bayesopt
+from experiments import black_box
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -25,6 +28,7 @@ MODULES = sorted(
 )
 CONFIGS = (
   activity.ActivityConfig,
+  black_box.BlackBoxConfig,
   copy_task.CopyConfig,
   gp_regression.GPConfig,
   image_completion.ImageConfig,
@@ -58,8 +62,10 @@ def test_page_names_flags_that_exist(path):
   of_launch = {"workdir", "mode", "recipe", "out", "help"}
   of_launch |= {field.name for field in dataclasses.fields(processes.Cluster)}
   of_gcloud = {"command", "worker", "zone"}
+  optimiser = flags.FlagValues()
+  bayesopt.define_flags(optimiser)
   fields |= of_launch
-  known = fields | {f"no{x}" for x in fields} | of_gcloud
+  known = fields | {f"no{x}" for x in fields} | of_gcloud | set(optimiser)
   named = set(re.findall(r"(?<![\w-])--(\w+)", path.read_text("utf-8")))
   assert named - known == set()
 

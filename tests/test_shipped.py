@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import activity
+from experiments import black_box
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -45,6 +46,12 @@ FAMILIES = {
   "gp": (gp_regression.GPConfig, gp_regression.GPTask, dict(eval_batches=60), 0.15),
   "image": (image_completion.ImageConfig, image_completion.ImageTask, {}, 0.01),
   "activity": (activity.ActivityConfig, activity.ActivityTask, {}, 0.005),
+  "black": (
+    black_box.BlackBoxConfig,
+    black_box.BlackBoxTask,
+    dict(eval_batches=15),
+    1.0,
+  ),
   "surfaces": (
     surfaces.SurfacesConfig,
     surfaces.SurfacesTask,

@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 
 from experiments import activity
+from experiments import black_box
 from experiments import copy_task
 from experiments import gp_regression
 from experiments import image_completion
@@ -35,7 +36,9 @@ TASKS = {
   "terrain": terrain.TerrainTask,
   "points": points.PointsTask,
   "surfaces": surfaces.SurfacesTask,
+  "black_box": black_box.BlackBoxTask,
 }
+ONLY_RELATIVE = ("points", "surfaces", "black_box")
 FIGURES = {
   "gp": "functions.png",
   "images": "completion.png",
@@ -74,6 +77,7 @@ def configs(tmp_path_factory):
     "surfaces": surfaces.SurfacesConfig(
       **small, maps="airports", synthetic=0.5, num_context=32
     ),
+    "black_box": black_box.BlackBoxConfig(**small, num_context=32),
   }
 
 
@@ -226,7 +230,7 @@ def test_run_trains_evaluates_and_restores(name, configs, tmp_path):
     assert Image.open(workdir / FIGURES[name]).size[0] > 500
 
 
-@pytest.mark.parametrize("name", [x for x in TASKS if x not in ("points", "surfaces")])
+@pytest.mark.parametrize("name", [x for x in TASKS if x not in ONLY_RELATIVE])
 def test_figures_need_a_tree(name, configs):
   for model, files in (("ca", {"eval.json", "scaling.json"}), ("tca", set())):
     task = TASKS[name](dataclasses.replace(configs[name], model=model))

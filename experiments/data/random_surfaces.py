@@ -6,12 +6,16 @@ rough, with ridges, jumps, plateaus and trends, with noise of any size, and obse
 places that are scattered, clustered, along lines or on a grid.
 """
 
+from collections.abc import Sequence
 import functools
 
 import jax
 import jax.numpy as jnp
 
 from experiments.common.batch import Batch
+from experiments.data.draws import chance
+from experiments.data.draws import log_uniform
+from experiments.data.draws import uniform
 
 MIN_CONTEXT = 8
 _NUM_WAVES = 256  # in the sum that approximates a Gaussian process
@@ -57,19 +61,40 @@ def _draw(
   rng: jax.Array, num_context: int, num_targets: int, full_context: float
 ) -> Batch:
   """Draws one surface; as `sample`, without batch axes."""
-  count_rng, full_rng, place_rng, surface_rng, noise_rng = jax.random.split(rng, 5)
-  count = jnp.exp(_uniform(count_rng, jnp.log(MIN_CONTEXT), jnp.log(num_context + 1)))
-  full = _chance(full_rng, full_context)
-  count = jnp.where(full, num_context, jnp.int32(count))
+  *count_rngs, place_rng, surface_rng, noise_rng = jax.random.split(rng, 5)
+  count = draw_count(count_rngs, num_context, full_context)
   coords = _places(place_rng, count, num_context, num_targets)
-  values = _standardised(draw_surface(surface_rng, coords))
-  values = _standardised(values + _draw_noise(noise_rng, values))
+  values = standardised(draw_surface(surface_rng, coords))
+  values = standardised(values + draw_noise(noise_rng, values))
+  return to_batch(coords, values, count, num_targets)
+
+
+def draw_count(
+  rngs: Sequence[jax.Array], num_context: int, full_context: float
+) -> jax.Array:
+  """Draws the number of valid context points, `[]` int32, see `sample`, by two keys."""
+  count_rng, full_rng = rngs
+  count = jnp.exp(uniform(count_rng, jnp.log(MIN_CONTEXT), jnp.log(num_context + 1)))
+  return jnp.where(chance(full_rng, full_context), num_context, jnp.int32(count))
+
+
+def to_batch(
+  coords: jax.Array, values: jax.Array, count: jax.Array, num_targets: int
+) -> Batch:
+  """Makes an example, without batch axis, from targets followed by a context.
+
+  Args:
+    coords: `[M + N, C]`.
+    values: `[M + N]`.
+    count: `[]` int32, the number of context points that are valid, the first ones.
+    num_targets: M.
+  """
   targets, context = jnp.split(values[:, None], [num_targets])
   query_coords, coords = jnp.split(coords, [num_targets])
   return Batch(
     coords=coords,
     values=context,
-    mask=jnp.arange(num_context) < count,
+    mask=jnp.arange(len(coords)) < count,
     query_coords=query_coords,
     targets=targets,
     query_mask=jnp.ones(num_targets, bool),
@@ -101,7 +126,7 @@ def draw_process(
   frequency = jax.random.normal(frequency_rng, (coords.shape[-1], _NUM_WAVES))
   tail = jax.random.gamma(tail_rng, smoothness, (_NUM_WAVES,)) / smoothness
   frequency /= length * jnp.sqrt(tail + 1e-12)
-  phase = _uniform(phase_rng, 0, 2 * jnp.pi, (_NUM_WAVES,))
+  phase = uniform(phase_rng, 0, 2 * jnp.pi, (_NUM_WAVES,))
   for x, along_axis in zip(coords.T, frequency, strict=True):
     # No matrix product: a GPU would round its factors.
     turns = jnp.clip(along_axis, -_LARGEST_PHASE, _LARGEST_PHASE)
@@ -110,12 +135,18 @@ def draw_process(
   return jnp.sum(jnp.cos(phase) * amplitude, axis=-1) * (2 / _NUM_WAVES) ** 0.5
 
 
-def draw_surface(rng: jax.Array, coords: jax.Array) -> jax.Array:
+def draw_surface(
+  rng: jax.Array, coords: jax.Array, lengths: tuple[float, float] = _LENGTHS
+) -> jax.Array:
   """Draws the values of a surface of a random kind, without noise.
+
+  The same key draws the same surface at other coordinates, up to the standardisation of
+  its values before a trend is added.
 
   Args:
     rng: a random key, consumed.
-    coords: `[n, 2]`.
+    coords: `[n, C]`.
+    lengths: the smallest and the largest length scale of its processes.
 
   Returns:
     `[n]`.
@@ -124,11 +155,11 @@ def draw_surface(rng: jax.Array, coords: jax.Array) -> jax.Array:
 
   def process(rng: jax.Array) -> jax.Array:
     length_rng, smoothness_rng, rng = jax.random.split(rng, 3)
-    length = _log_uniform(length_rng, *_LENGTHS)
-    return draw_process(rng, coords, length, _log_uniform(smoothness_rng, *_SMOOTHNESS))
+    length = log_uniform(length_rng, *lengths)
+    return draw_process(rng, coords, length, log_uniform(smoothness_rng, *_SMOOTHNESS))
 
   f, g = jax.vmap(process)(jax.random.split(process_rng))
-  size = _uniform(size_rng, 0, 1)
+  size = uniform(size_rng, 0, 1)
   kinds = [
     f,  # one process
     f,
@@ -143,29 +174,29 @@ def draw_surface(rng: jax.Array, coords: jax.Array) -> jax.Array:
   ]
   kind = jax.random.randint(kind_rng, (), 0, len(kinds))
   values = jnp.stack(kinds)[kind]
-  slope = 3 * jax.random.normal(slope_rng, (2,)) * _chance(trend_rng, 0.3)
-  return _standardised(values) + jnp.sum(coords * slope, axis=-1)
+  slope = 3 * jax.random.normal(slope_rng, coords.shape[1:]) * chance(trend_rng, 0.3)
+  return standardised(values) + jnp.sum(coords * slope, axis=-1)
 
 
-def _draw_noise(rng: jax.Array, values: jax.Array) -> jax.Array:
+def draw_noise(rng: jax.Array, values: jax.Array) -> jax.Array:
   """Draws the errors of observations, `[n]`, of values with a standard deviation of 1."""
   size_rng, none_rng, tail_rng, error_rng, round_rng, step_rng = jax.random.split(
     rng, 6
   )
-  size = _log_uniform(size_rng, *_NOISE) * _chance(none_rng, 0.85)
+  size = log_uniform(size_rng, *_NOISE) * chance(none_rng, 0.85)
   normal_rng, square_rng = jax.random.split(error_rng)
   error = jax.random.normal(normal_rng, values.shape)
   # With heavy tails: a Student distribution with 4 degrees of freedom.
-  square = -jnp.log(_uniform(square_rng, 1e-6, 1, (2, *values.shape)))
+  square = -jnp.log(uniform(square_rng, 1e-6, 1, (2, *values.shape)))
   tails = jnp.sqrt(2 / jnp.sum(square, axis=0))
-  error = size * error * jnp.where(_chance(tail_rng, 0.2), tails, 1)
+  error = size * error * jnp.where(chance(tail_rng, 0.2), tails, 1)
   # Values of tables are often rounded.
-  step = _log_uniform(step_rng, 1e-3, 0.3)
+  step = log_uniform(step_rng, 1e-3, 0.3)
   rounded = step * jnp.round((values + error) / step) - values
-  return jnp.where(_chance(round_rng, 0.15), rounded, error)
+  return jnp.where(chance(round_rng, 0.15), rounded, error)
 
 
-def _standardised(values: jax.Array) -> jax.Array:
+def standardised(values: jax.Array) -> jax.Array:
   """Shifts and scales values to mean 0 and standard deviation 1."""
   return (values - jnp.mean(values)) / jnp.maximum(jnp.std(values), 1e-6)
 
@@ -191,10 +222,10 @@ def _places(
   total = num_targets + num_context
   is_target = jnp.arange(total) < num_targets
   used = jnp.arange(total) < num_targets + count
-  aside = _chance(aside_rng, 0.3)  # targets are uniform, wherever the context is
+  aside = chance(aside_rng, 0.3)  # targets are uniform, wherever the context is
   layouts = jnp.stack(
     [
-      _uniform(rngs[0], 0, 1, (total, 2)),
+      uniform(rngs[0], 0, 1, (total, 2)),
       _dense_corner(rngs[1], total),
       _clusters(rngs[2], total),
       _lines(rngs[3], total),
@@ -210,36 +241,36 @@ def _places(
   extent = jnp.maximum(jnp.max(high - low), 1e-6)
   places = (places - (low + high) / 2) / extent
   sides = (high - low) / extent
-  uniform = sides * _uniform(aside_place_rng, -0.5, 0.5, (total, 2))
-  places = jnp.where((is_target & aside)[:, None], uniform, places)
+  anywhere = sides * uniform(aside_place_rng, -0.5, 0.5, (total, 2))
+  places = jnp.where((is_target & aside)[:, None], anywhere, places)
   return jnp.clip(places, -0.5, 0.5)
 
 
 def _dense_corner(rng: jax.Array, total: int) -> jax.Array:
   """Places that are denser towards one corner, `[n, 2]`."""
   power_rng, rng = jax.random.split(rng)
-  power = _uniform(power_rng, 1, 3, (2,))
-  return _uniform(rng, 0, 1, (total, 2)) ** power
+  power = uniform(power_rng, 1, 3, (2,))
+  return uniform(rng, 0, 1, (total, 2)) ** power
 
 
 def _clusters(rng: jax.Array, total: int) -> jax.Array:
   """Places in clusters of different sizes, and some between them, `[n, 2]`."""
   centre_rng, size_rng, chosen_rng, rng, stray_rng, place_rng = jax.random.split(rng, 6)
-  centres = _uniform(centre_rng, 0, 1, (_NUM_CENTRES, 2))
-  sizes = _log_uniform(size_rng, 0.01, 0.3, (_NUM_CENTRES, 1))
+  centres = uniform(centre_rng, 0, 1, (_NUM_CENTRES, 2))
+  sizes = log_uniform(size_rng, 0.01, 0.3, (_NUM_CENTRES, 1))
   chosen = _choose_centres(chosen_rng, total)
   places = centres[chosen] + sizes[chosen] * jax.random.normal(rng, (total, 2))
   stray = jax.random.bernoulli(stray_rng, 0.15, (total, 1))
-  return jnp.where(stray, _uniform(place_rng, 0, 1, (total, 2)), places)
+  return jnp.where(stray, uniform(place_rng, 0, 1, (total, 2)), places)
 
 
 def _lines(rng: jax.Array, total: int) -> jax.Array:
   """Places along lines, such as roads or the tracks of ships, `[n, 2]`."""
   end_rng, chosen_rng, along_rng, width_rng, rng = jax.random.split(rng, 5)
-  ends = _uniform(end_rng, 0, 1, (2, _NUM_CENTRES, 2))
+  ends = uniform(end_rng, 0, 1, (2, _NUM_CENTRES, 2))
   chosen = _choose_centres(chosen_rng, total)
-  along = _uniform(along_rng, 0, 1, (total, 1))
-  width = _log_uniform(width_rng, 1e-3, 0.05)
+  along = uniform(along_rng, 0, 1, (total, 1))
+  width = log_uniform(width_rng, 1e-3, 0.05)
   middle = (1 - along) * ends[0, chosen] + along * ends[1, chosen]
   return middle + width * jax.random.normal(rng, (total, 2))
 
@@ -273,35 +304,12 @@ def _grid(
   order_rng, jitter_rng, size_rng, rng = jax.random.split(rng, 4)
   cells = int((total**0.5) + 2) ** 2
   side = jnp.ceil(jnp.sqrt(jnp.float32(count)))
-  order = _uniform(order_rng, 0, 1, (cells,))
+  order = uniform(order_rng, 0, 1, (cells,))
   order = jnp.argsort(jnp.where(jnp.arange(cells) < side**2, order, 2))
   # With targets aside, the first cells are those of the context.
   first = jnp.where(aside, jnp.sum(is_target), 0)
   cell = order[jnp.maximum(jnp.arange(total) - first, 0)].astype(jnp.float32)
   row = jnp.floor(cell / side)
   places = jnp.stack([cell - side * row, row], axis=-1) / side
-  jitter = _uniform(size_rng, 0, 1) * _chance(jitter_rng, 0.5)
-  return places + jitter / side * _uniform(rng, 0, 1, (total, 2))
-
-
-# --- Random numbers.
-
-
-def _uniform(
-  rng: jax.Array,
-  low: jax.typing.ArrayLike,
-  high: jax.typing.ArrayLike,
-  shape: tuple[int, ...] = (),
-) -> jax.Array:
-  return jax.random.uniform(rng, shape, jnp.float32, minval=low, maxval=high)
-
-
-def _log_uniform(
-  rng: jax.Array, low: float, high: float, shape: tuple[int, ...] = ()
-) -> jax.Array:
-  return jnp.exp(_uniform(rng, jnp.log(low), jnp.log(high), shape))
-
-
-def _chance(rng: jax.Array, probability: float) -> jax.Array:
-  """True with a probability, `[]` bool."""
-  return jax.random.bernoulli(rng, jnp.float32(probability))
+  jitter = uniform(size_rng, 0, 1) * chance(jitter_rng, 0.5)
+  return places + jitter / side * uniform(rng, 0, 1, (total, 2))

@@ -1,5 +1,6 @@
 """docs/results.md: the quality of the models."""
 
+from experiments.report_pages import bayesopt
 from experiments.report_pages import comparison
 from experiments.report_pages import large_contexts
 from experiments.report_pages import studies
@@ -19,6 +20,7 @@ def make(results: Results) -> str:
     comparison.latents(results),
     large_contexts.section(results),
     zero_shot.section(results),
+    bayesopt.section(results),
     studies.copying(results),
     studies.ablations(results),
     studies.regression(results),

@@ -6,9 +6,7 @@ was killed and resumed therefore ends with the same bits as one that was not, on
 same number of devices.
 """
 
-import signal
 import sys
-import threading
 import time
 import typing
 
@@ -24,6 +22,7 @@ import tqdm
 from experiments.common import checkpoints as checkpoints_lib
 from experiments.common import losses
 from experiments.common import metrics as metrics_lib
+from experiments.common import preemption
 from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
@@ -83,13 +82,11 @@ def _train(
   # --- Loop. `step` is the number of completed steps. Metrics are fetched only when
   # they are logged or before a checkpoint, so that the loop does not wait for the
   # device at each step.
-  preempted = []
-  previous: typing.Any = None
-  # Python allows a signal handler in the main thread only.
-  if threading.current_thread() is threading.main_thread():
-    previous = signal.signal(signal.SIGTERM, lambda *_: preempted.append(True))
   unchecked: list[tuple[int, dict[str, jax.Array]]] = []
-  with metrics_lib.MetricsWriter(workdir, first_step) as writer:
+  with (
+    preemption.noticed() as sigterm,
+    metrics_lib.MetricsWriter(workdir, first_step) as writer,
+  ):
     started = time.monotonic() - writer.seconds
     progress = tqdm.tqdm(
       total=config.num_steps,
@@ -104,7 +101,7 @@ def _train(
         batch = jax.device_put(task.train_batch(rng, step - 1), sharded)
         state, metrics = train_step(state, batch, np.int32(step - 1))
         unchecked.append((step, metrics))
-        last, stops = step == config.num_steps, bool(preempted)
+        last, stops = step == config.num_steps, sigterm.arrived
         saves = step % config.save_every == 0 or last or stops
         logs = step % config.log_every == 0 or last
         if saves or logs:
@@ -118,12 +115,10 @@ def _train(
         progress.update()
         if stops:
           break
-      if preempted:
+      if sigterm.arrived:
         raise PreemptedError(f"SIGTERM: saved step {step} in {workdir}, stopping")
     finally:
       progress.close()
-      if previous is not None:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def shardings(

@@ -21,6 +21,7 @@ ends with the same memory as one that was not. --model may be any model of
 a few minutes on two CPU cores.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import functools
 import sys
@@ -80,9 +81,7 @@ class Stream:
   seed: int = 0
 
   def __post_init__(self):
-    if (
-      not self.sizes or min(self.sizes) < _LEAST or sorted(self.sizes) != [*self.sizes]
-    ):
+    if not self.sizes or self.sizes[0] < _LEAST or self.sizes != _ascending(self.sizes):
       raise ConfigError(
         f"sizes must be ascending integers of at least {_LEAST}, got {self.sizes}"
       )
@@ -90,6 +89,11 @@ class Stream:
       least = int(name == "batch_size")
       if getattr(self, name) < least:
         raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def _ascending(sizes: Iterable[int]) -> tuple[int, ...]:
+  """The different numbers, ascending."""
+  return tuple(sorted(set(sizes)))
 
 
 def follow(
@@ -182,7 +186,7 @@ class _Followed:
     )
     self._points = self._map.map.train
     most = len(self._points.coords)
-    self._sizes = sorted({min(size, most) for size in stream.sizes})
+    self._sizes = _ascending(min(size, most) for size in stream.sizes)
     growing, info = self._load()
     self._context = growing_lib.GrowingContext(
       restored.task.model,

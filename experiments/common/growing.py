@@ -1,6 +1,5 @@
 """A context that grows by batches of points, as a trained model reads it."""
 
-import functools
 import typing
 
 import jax
@@ -41,14 +40,7 @@ class GrowingContext:
       num_rebuilds: the attribute that belongs to the memory.
     """
     self.growing, self.num_rebuilds = growing, num_rebuilds
-    self._params, self._batch_size = params, batch_size
-
-    def compiled(method: str, **options: typing.Any) -> typing.Any:
-      return jax.jit(functools.partial(model.apply, method=method), **options)
-
-    self._index = compiled("index_growing")
-    self._insert = compiled("insert", donate_argnums=1)
-    self._rebuild = compiled("rebuild", static_argnames="capacity")
+    self._model, self._batch_size = (model, params), batch_size
 
   @property
   def num_points(self) -> int:
@@ -63,19 +55,33 @@ class GrowingContext:
       values: `[K, E]`.
     """
     if self.growing is None:
-      self.growing = self._index(self._params, coords[None], values[None])
+      self.growing = _index(*self._model, coords[None], values[None])
       return
     missing = np.arange(self._batch_size)[None] < len(coords)
     # One compilation for all batches.
     padding = [(0, self._batch_size - len(coords)), (0, 0)]
     new = [np.pad(x, padding)[None] for x in (coords, values)]
     while True:
-      self.growing, numbers = self._insert(self._params, self.growing, *new, missing)
+      self.growing, numbers = _insert(*self._model, self.growing, *new, missing)
       missing &= np.asarray(numbers) < 0
       if not missing.any():
         return
       capacity = self.growing.capacity
       if self.num_points > CROWDED * capacity:
         capacity *= self.growing.tree.branch_factor
-      self.growing = self._rebuild(self._params, self.growing, capacity=capacity)
+      self.growing = _rebuild(*self._model, self.growing, capacity=capacity)
       self.num_rebuilds += 1
+
+
+def _compiled(method: str, **options: typing.Any) -> typing.Any:
+  """A method of models as a function, compiled once for a model and for shapes."""
+
+  def call(model: typing.Any, *inputs: typing.Any, **given: typing.Any) -> typing.Any:
+    return model.apply(*inputs, method=method, **given)
+
+  return jax.jit(call, static_argnums=0, **options)
+
+
+_index = _compiled("index_growing")
+_insert = _compiled("insert", donate_argnums=2)
+_rebuild = _compiled("rebuild", static_argnames="capacity")

@@ -221,7 +221,7 @@ class _Followed:
             )
         if size not in {row["num_points"] for row in self.rows()}:
           writer.write(size, self._measure(size))
-          self._map.draw(self.rows())
+        self._map.draw(self.rows())
 
   def rows(self) -> list[Row]:
     """What was measured so far, a row for each size."""

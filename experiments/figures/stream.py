@@ -5,6 +5,8 @@ import dataclasses
 import typing
 
 from etils import epath
+from matplotlib import colors
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
@@ -50,12 +52,15 @@ def plot_stream(streamed: StreamedMap, path: epath.PathLike) -> None:
     path: the PNG file to write.
   """
   columns = len(streamed.maps) + 1
-  figure = Figure(figsize=(3.3 * columns, 5.6), layout="constrained")
+  figure = Figure(figsize=(2.7 * columns, 4.9), layout="constrained")
   grid = figure.subplots(2, columns, squeeze=False)
   cmap = "terrain" if streamed.unit == "m" else "gray"
   low, high = streamed.truth.min(), streamed.truth.max()
   colours = dict(cmap=cmap, vmin=low, vmax=high)
-  uncertain = dict(cmap="magma", vmin=0, vmax=np.quantile(streamed.maps[0][1], 0.98))
+  least, most = (
+    np.quantile(streamed.maps[i][1], q) for i, q in ((-1, 0.02), (0, 0.98))
+  )
+  uncertain = dict(cmap="magma", norm=colors.LogNorm(least, most, clip=True))
 
   def show(axes: Axes, values: np.ndarray, title: str, **options: typing.Any):
     image = raster(streamed.coords, values, streamed.pixel)
@@ -84,5 +89,8 @@ def _plot_errors(axes: Axes, streamed: StreamedMap) -> None:
     errors = [row[name] for row in streamed.rows]
     axes.plot(sizes, errors, marker=".", label=title, **line)
   axes.set(xscale="log", yscale="log", xlabel="points", title=f"RMSE, {streamed.unit}")
+  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  axes.yaxis.set_minor_locator(ticker.NullLocator())
   axes.grid(alpha=0.3)
   axes.legend(fontsize="small")

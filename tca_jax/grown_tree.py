@@ -217,7 +217,8 @@ def find_slots(
   count = tree.num_valid[None] if reach == depth else counts.reshape(-1)[node - 1]
   found = mask & (_rank(node, mask) < b**reach - count)
 
-  def follow_room(node, child_size):
+  def follow_room(carry, child_size):
+    node, found = carry
     room = child_size - counts[node]
     own = own_child(node)[:, None]
     order = jnp.argsort(jnp.abs(children[None] - own), axis=1, stable=True)
@@ -229,11 +230,14 @@ def find_slots(
       fits = _rank(node * b + choice[:, 0], found, turn) < left
       # After the last attempt, the others fit into the remaining child.
       turn = jnp.where((turn == attempt) & ~fits, attempt + 1, turn)
-    choice = jnp.take_along_axis(order, turn[:, None], axis=1)[:, 0]
-    return node * b + 1 + choice, None
+    choice = jnp.take_along_axis(order, turn[:, None], axis=1)
+    # Changes nothing, but makes `found` a result of the loop. Otherwise XLA computes it
+    # again after the counts have changed, for which it keeps a copy of them.
+    found &= jnp.take_along_axis(room, choice, axis=1)[:, 0] > 0
+    return (node * b + 1 + choice[:, 0], found), None
 
   sizes = b ** np.arange(reach, dtype=np.int32)[::-1]
-  node, _ = jax.lax.scan(follow_room, node, sizes)
+  (node, found), _ = jax.lax.scan(follow_room, (node, found), sizes)
   return node - 1 - level_slots(tree, depth).start, found
 
 

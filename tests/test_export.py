@@ -172,7 +172,9 @@ def test_export_keeps_the_options_of_the_evaluation(finished, tmp_path):
 def test_export_damaged_config_of_a_result_raises(finished, tmp_path):
   run = _copy(finished, tmp_path)
   _change_config(run / "scaling.json", eval_batches="many")
-  with pytest.raises(CheckpointError, match=r"scaling.json has a damaged config: eval_"):
+  with pytest.raises(
+    CheckpointError, match=r"scaling.json has a damaged config: eval_"
+  ):
     export.export(run, "copy_y", epath.Path(tmp_path))
 
 

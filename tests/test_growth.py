@@ -421,6 +421,29 @@ def test_insert_traces_once(rng, count_traces):
   assert traced.traces == 1
 
 
+@pytest.mark.parametrize("kind", ("tree", pytest.param("node", marks=pytest.mark.slow)))
+def test_insert_and_remove_of_a_donated_memory_copy_none_of_its_arrays(kind):
+  functions, n = _functions(kind), 4096
+  tokens, coords, values = (
+    jax.ShapeDtypeStruct((n, width), jnp.float32) for width in (WIDTH, 2, 1)
+  )
+  given = {} if kind == "tree" else {"values": values}
+  start = functools.partial(growth.start, functions)
+  growing = jax.eval_shape(start, tokens, coords, **given)
+  one = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in (tokens, coords)]
+  given = {name: jax.ShapeDtypeStruct((1, 1), x.dtype) for name, x in given.items()}
+  numbers = jax.ShapeDtypeStruct((1,), jnp.int32)
+  for function, inputs, options in (
+    (growth.insert, one, given),
+    (growth.remove, [numbers], {}),
+  ):
+    call = jax.jit(functools.partial(function, functions), donate_argnums=0)
+    memory = call.lower(growing, *inputs, **options).compile().memory_analysis()
+    smallest = growing.capacity  # bytes of `leaf_mask`
+    assert memory.temp_size_in_bytes < smallest
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < smallest
+
+
 def test_insert_gradients_equal_those_of_a_build_from_scratch(rng):
   growing = _start("tree", _data(rng, STEP), capacity=8)
   tokens, coords, _ = _data(rng, STEP)

@@ -301,10 +301,12 @@ SURFACE = {
     "Predict",
     "Server",
     "export_read",
+    "load_memory",
     "load_read",
+    "save_memory",
     "save_read",
   ],
-  "tca_jax.state": ["register"],
+  "tca_jax.state": ["build", "describe", "register"],
   "tca_jax.statistics": [
     "Domain",
     "LevelStatistics",

@@ -16,6 +16,7 @@ from experiments.report_pages import growing
 from experiments.report_pages import large_contexts
 from experiments.report_pages import results_page
 from experiments.report_pages import runs
+from experiments.report_pages import streaming
 from experiments.report_pages import studies
 from experiments.report_pages import text
 
@@ -479,3 +480,26 @@ def test_growing_rows_are_by_model_and_arrival():
     *("6", "9,000", "3", "1.250", "1.500", "16.0", "15.0")
   ]
   assert growing.parts([]) == []
+
+
+def test_streaming_section_compares_the_grown_memory_with_a_new_one(tmp_path):
+  row = dict(num_points=1000, capacity=2048, num_rebuilds=2, num_targets=9, seconds=0.5)
+  scores = dict(log_likelihood=1.25, new_log_likelihood=1.5, rmse=16.0, new_rmse=10.0)
+  content = {
+    "rows": [row | scores | {"linear_rmse": 20.0}],
+    "unit": "m",
+    "settings": dict(dataset="fault", batch_size=500, model="terrain_relative_tca"),
+    "device": "1 x cpu",
+    "cores": 2,
+  }
+  assert streaming.section(runs.Results(tmp_path)) == ""
+  (tmp_path / streaming.FILE).write_text(json.dumps(content))
+  page = streaming.section(runs.Results(tmp_path))
+  assert _rows(page, "1,000") == [
+    ["1,000", "2,048", "2", "1.250", "1.500", "16.00", "10.00", "20.00", "500"]
+  ]
+  assert "lower by 0.250 on average" in " ".join(page.split())
+  assert "1.600 to 1.600 times" in " ".join(page.split())
+  assert streaming.FIGURE not in page
+  (tmp_path / streaming.FIGURE).write_bytes(b"")
+  assert f"(../results/{streaming.FIGURE})" in streaming.section(runs.Results(tmp_path))

@@ -3,7 +3,9 @@
 import functools
 import subprocess
 import sys
+import zipfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 import tca_jax
 from tca_jax import serving
+from tests import models
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +114,146 @@ def test_load_read_damaged_file_raises(damage, problem, tmp_path):
     serving.load_read(file)
   with pytest.raises(FileNotFoundError):
     serving.load_read(tmp_path / "none.npz")
+
+
+# --- Memories that grow, and files of memories.
+
+
+@pytest.fixture(scope="module")
+def growth():
+  """A model with a growing memory of two contexts, and its compiled methods."""
+  model = models.model("tca")
+  params = models.params(model)
+  coords, values, queries, _ = models.inputs(np.random.default_rng(0))
+  method = functools.partial(models.compiled, model)
+  growing = method("index_growing", capacity=8)(params, coords[:, :4], values[:, :4])
+  new = coords[:, 4:6], values[:, 4:6]
+
+  def predict(memory, queries):
+    return model.apply(params, memory, queries, method="read").output.mean
+
+  def insert(growing):
+    return method("insert")(params, growing, *new)[0]
+
+  def rebuild(growing):
+    return method("rebuild")(params, growing)
+
+  return growing, insert, rebuild, predict, queries
+
+
+def test_server_update_to_a_grown_memory_compiles_only_for_another_capacity(
+  growth, count_traces
+):
+  growing, insert, rebuild, predict, queries = growth
+  counter, _ = count_traces(predict)
+  server = serving.Server(counter, growing.memory, sizes=(queries.shape[1],))
+  read = jax.jit(predict)
+  steps = ((growing, 1), (insert(growing), 1), (rebuild(insert(growing)), 2))
+  for memory, traces in steps:
+    server.update(memory.memory)
+    expected = read(memory.memory, queries)
+    np.testing.assert_allclose(server(queries), expected, rtol=1e-5, atol=1e-5)
+    assert counter.traces == traces
+  first = np.asarray(read(growing.memory, queries))
+  assert not np.allclose(server(queries), first, atol=1e-3)
+
+
+def test_server_update_to_another_class_or_after_donation_raises(growth):
+  growing, _, _, predict, queries = growth
+  server = serving.Server(predict, growing.memory, sizes=(4,))
+  with pytest.raises(ValueError, match=r"memory must have the structure .*TreeMemory"):
+    server.update(growing.memory.tree)
+  copy = jax.tree.map(jnp.copy, growing.memory)
+  server.update(copy)
+  jax.tree.map(lambda x: x.delete(), copy)  # as donation does
+  with pytest.raises(ValueError, match=r"memory was donated .* update"):
+    server(queries)
+  server.update(growing.memory)
+  assert np.all(np.isfinite(server(queries)))
+
+
+def test_exported_program_reads_a_grown_memory_of_its_capacity(growth):
+  growing, insert, rebuild, predict, queries = growth
+  program = jax.export.deserialize(
+    bytearray(serving.export_read(predict, growing.memory, queries))
+  )
+  grown = insert(growing)
+  found = program.call(jax.tree.leaves(grown.memory), queries)
+  expected = jax.jit(predict)(grown.memory, queries)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match=r"[Ss]hape"):
+    program.call(jax.tree.leaves(rebuild(grown).memory), queries)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_load_memory_returns_what_save_memory_saved_and_goes_on_alike(
+  dtype, growth, tmp_path
+):
+  growing, insert = growth[:2]
+  growing = jax.tree.map(
+    lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, insert(growing)
+  )
+  file = tmp_path / "memory.npz"
+  serving.save_memory(file, growing, num_points=6)
+  loaded, info = serving.load_memory(file)
+  assert info == {"num_points": 6} and type(loaded) is tca_jax.GrowingMemory
+  chex.assert_trees_all_equal_shapes_and_dtypes(loaded, growing)
+  chex.assert_trees_all_equal(loaded, growing)
+  if dtype == jnp.float32:
+    chex.assert_trees_all_equal(insert(loaded), insert(growing))
+  assert [path.name for path in tmp_path.iterdir()] == ["memory.npz"]
+
+
+def test_load_memory_of_each_class_returns_it(problem, tmp_path):
+  memory = problem[1]
+  file = tmp_path / "memory.npz"
+  for saved in (memory, tca_jax.memory.leaves(memory), memory.tree):
+    serving.save_memory(file, saved)
+    loaded, _ = serving.load_memory(file)
+    assert type(loaded) is type(saved)
+    chex.assert_trees_all_equal(loaded, saved)
+
+
+def test_save_memory_of_another_class_or_info_raises_and_keeps_the_file(
+  problem, tmp_path
+):
+  memory, file = problem[1], tmp_path / "memory.npz"
+  serving.save_memory(file, memory)
+  before = file.read_bytes()
+  with pytest.raises(ValueError, match=r"classes .*GrowingMemory.*, got dict"):
+    serving.save_memory(file, {"memory": memory})
+  with pytest.raises(ValueError, match="info must be JSON data"):
+    serving.save_memory(file, memory, rate=np.ones(2))
+  assert file.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def _rewrite(file, name, change):
+  """Changes one part of a file, with a new checksum."""
+  with zipfile.ZipFile(file) as old:
+    parts = {part: old.read(part) for part in old.namelist()}
+  parts[name] = change(parts[name])
+  with zipfile.ZipFile(file, "w") as new:
+    for part, data in parts.items():
+      new.writestr(part, data)
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda file: file.write_bytes(file.read_bytes()[:-200]),
+    lambda file: file.write_bytes(b"text"),
+    lambda file: _rewrite(file, "bytes_0.npy", lambda x: x[:-4]),
+    lambda file: _rewrite(
+      file, "description.npy", lambda x: x.replace(*(c.encode("utf-32-le") for c in ("TreeMemory", "TreeMagic_")))
+    ),
+    lambda file: serving.save_read(file, b"program", ()),
+  ],
+)  # fmt: skip
+def test_load_memory_damaged_file_raises(damage, problem, tmp_path):
+  file = tmp_path / "memory.npz"
+  serving.save_memory(file, problem[1])
+  damage(file)
+  with pytest.raises(ValueError, match="is damaged or not a file of save_memory"):
+    serving.load_memory(file)
+  with pytest.raises(FileNotFoundError):
+    serving.load_memory(tmp_path / "none.npz")

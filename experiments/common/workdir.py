@@ -139,7 +139,7 @@ def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
     return
   check_claim(config, workdir)  # a workdir that is refused is not changed
   make_writable(workdir, "--workdir")
-  with _locked(workdir):
+  with locked(workdir):
     claim(config, workdir)
     processes.barrier(LOCK_FILE)
     yield
@@ -182,6 +182,15 @@ def check_claim(config: Config, workdir: epath.Path) -> None:
         " choose another --workdir, or give the same flags to resume"
       )
     return
+  check_new(workdir)
+
+
+def check_new(workdir: epath.Path) -> None:
+  """Checks that a workdir without a config has no files of something else.
+
+  Raises:
+    ConfigError: if it has.
+  """
   ours = (CONFIG_FILE + _PART, LOCK_FILE)  # all that a killed start can leave
   if workdir.is_dir() and any(x.name not in ours for x in workdir.iterdir()):
     raise ConfigError(
@@ -209,8 +218,15 @@ def make_writable(folder: epath.Path, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(workdir: epath.Path) -> Iterator[None]:
-  """Holds the lock of a workdir. The system releases it when the process ends."""
+def locked(workdir: epath.Path) -> Iterator[None]:
+  """Holds the lock of a workdir. The system releases it when the process ends.
+
+  Args:
+    workdir: a folder that exists.
+
+  Raises:
+    ConfigError: if another process holds it.
+  """
   if "://" in str(workdir):  # object stores have no locks
     yield
     return

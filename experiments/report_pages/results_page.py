@@ -3,6 +3,7 @@
 from experiments.report_pages import bayesopt
 from experiments.report_pages import comparison
 from experiments.report_pages import large_contexts
+from experiments.report_pages import streaming
 from experiments.report_pages import studies
 from experiments.report_pages import text
 from experiments.report_pages import zero_shot
@@ -20,6 +21,7 @@ def make(results: Results) -> str:
     comparison.latents(results),
     large_contexts.section(results),
     zero_shot.section(results),
+    streaming.section(results),
     bayesopt.section(results),
     studies.copying(results),
     studies.ablations(results),

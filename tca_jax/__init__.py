@@ -12,6 +12,7 @@ from tca_jax import objectives
 from tca_jax import relative
 from tca_jax import retrieval
 from tca_jax import serving
+from tca_jax import sharding
 from tca_jax import statistics
 from tca_jax import tree
 from tca_jax.attention import cross_attention
@@ -116,6 +117,7 @@ __all__ = [
   "retrieval",
   "save",
   "serving",
+  "sharding",
   "statistics",
   "subtree_mass",
   "tree",

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from tca_jax import sharded_tree
 from tca_jax import state
 from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
@@ -144,7 +145,7 @@ class PointMemory:
 
 
 def num_slots(tree: Tree) -> int:
-  """Returns the number of slots, R * b, of a memory over a tree.
+  """Returns the number of slots, R * b, of a memory over a tree (on one device).
 
   Args:
     tree: a `Tree`, or a batch of trees.
@@ -153,8 +154,7 @@ def num_slots(tree: Tree) -> int:
   >>> num_slots(build_tree(jnp.ones((8, 1)))), num_slots(build_tree(jnp.ones((1, 1))))
   (14, 2)
   """
-  b = tree.branch_factor
-  return max((b**tree.depth - 1) // (b - 1), 1) * b
+  return sum(sharded_tree.level_sizes(tree)[1:]) or tree.branch_factor
 
 
 def level_slots(tree: Tree, level: int) -> slice:
@@ -295,7 +295,7 @@ def pack_nodes(
   """
   b, depth = tree.branch_factor, tree.depth
   shapes = [summary.shape for summary in summaries]
-  if shapes != [(b**l, *shapes[0][1:]) for l in range(depth + 1)]:
+  if shapes != [(n, *shapes[0][1:]) for n in sharded_tree.level_sizes(tree)]:
     raise ValueError(
       f"summaries must be {depth + 1} levels of [{b}**l, W], got shapes {shapes}"
     )
@@ -365,12 +365,13 @@ def leaf_nodes(memory: NodeMemory) -> PointMemory:
   Args:
     memory: a `NodeMemory`, or a batch of them.
   """
+  sharded_tree.check_whole(memory.tree)
   slots = level_slots(memory.tree, memory.tree.depth)
   return PointMemory(nodes=slot_nodes(memory, slots), domain=memory.domain)
 
 
 def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
-  """Returns the children of inner nodes.
+  """Returns the children of inner nodes that this device has.
 
   Args:
     memory: the `NodeMemory` of one context.
@@ -379,7 +380,8 @@ def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
   Returns:
     `Nodes` with axes `[..., b]`.
   """
-  rows = jnp.asarray(memory.rows).at[node].get(mode="promise_in_bounds")
+  row = sharded_tree.stored_row(memory.tree, node)
+  rows = jnp.asarray(memory.rows).at[row].get(mode="promise_in_bounds")
   return _unpack_rows(rows, memory)
 
 
@@ -397,7 +399,10 @@ def slot_nodes(memory: NodeMemory, slot: jax.Array | slice) -> Nodes:
   rows = rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
   if isinstance(slot, slice):
     return _unpack_rows(rows[..., slot, :], memory)
-  return _unpack_rows(rows.at[slot].get(mode="promise_in_bounds"), memory)
+  tree = memory.tree
+  rows = rows.at[sharded_tree.stored_slot(tree, slot)].get(mode="promise_in_bounds")
+  rows = sharded_tree.from_owner(tree, slot // tree.branch_factor, rows)
+  return _unpack_rows(rows, memory)
 
 
 def _unpack_rows(rows: jax.Array, memory: NodeMemory) -> Nodes:
@@ -426,6 +431,7 @@ def leaves(memory: TreeMemory) -> FlatMemory:
     A `FlatMemory` with N = L, the number of leaf slots; its mask is `leaf_mask`.
   """
   tree = memory.tree
+  sharded_tree.check_whole(tree)
   slots = level_slots(tree, tree.depth)
   keys = jnp.swapaxes(
     memory.keys[..., slots.start // tree.branch_factor :, :, :, :], -3, -2

@@ -26,6 +26,7 @@ from tca_jax.masking import masked_mean
 from tca_jax.memory import NodeMemory
 from tca_jax.memory import Nodes
 from tca_jax.memory import sibling_nodes
+from tca_jax.sharded_tree import from_owner
 from tca_jax.statistics import Domain
 from tca_jax.statistics import LevelStatistics
 from tca_jax.walk import locate_nodes
@@ -145,7 +146,8 @@ def nearest_nodes(
     siblings = jax.tree.map(jnp.concatenate, siblings)  # [beam * b, ...]
     slot = (node[:, None] * b + children[None]).ravel()
     distance = _squared_distance(query, siblings, periods)
-    candidates = (slot, distance, siblings.count > 0)
+    distance, occupied = from_owner(tree, slot // b, (distance, siblings.count > 0))
+    candidates = (slot, distance, occupied)
     on_beam, others = split_beam(-distance, num_paths)
     read.append(jax.tree.map(lambda x, i=others: x[i], candidates))
     levels.extend([level] * len(others))

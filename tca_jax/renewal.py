@@ -19,7 +19,7 @@ from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import merge_children
 from tca_jax.memory import NodeMemory
 from tca_jax.memory import TreeMemory
-from tca_jax.statistics import Domain
+from tca_jax.statistics import domain_of_root
 from tca_jax.statistics import LevelStatistics
 from tca_jax.statistics import merge_siblings
 
@@ -258,7 +258,7 @@ def _renew_ancestors(
   if not isinstance(memory, NodeMemory):
     return growing
   _, root = _merge(functions, growing, jnp.zeros(1, jnp.int32), values=False)
-  domain = _domain_of(memory.domain, typing.cast(LevelStatistics, root))
+  domain = domain_of_root(memory.domain, typing.cast(LevelStatistics, root))
   memory = dataclasses.replace(memory, domain=domain)
   return dataclasses.replace(growing, memory=memory)
 
@@ -292,15 +292,3 @@ def _merge(
   children = jnp.asarray(growing.nodes)[node]
   value = merge_children(functions.aggregate, children, count > 0, *features)
   return value, merged
-
-
-def _domain_of(domain: Domain, root: LevelStatistics) -> Domain:
-  """Measures a domain by the statistics of the root, `[1]`; the origins stay."""
-  variance = root.variance[0]
-  varies = variance > 0
-  return dataclasses.replace(
-    domain,
-    extent=jnp.max(root.high[0] - root.low[0]),
-    # Finite gradients also where the variance is 0.
-    value_spread=jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0),
-  )

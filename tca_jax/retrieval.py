@@ -30,6 +30,11 @@ from tca_jax.masking import masked_softmax
 from tca_jax.memory import level_slots  # noqa: F401
 from tca_jax.memory import pack
 from tca_jax.memory import TreeMemory
+from tca_jax.sharded_tree import add_up
+from tca_jax.sharded_tree import from_owner
+from tca_jax.sharded_tree import keep_own
+from tca_jax.sharded_tree import stored_row
+from tca_jax.sharded_tree import stored_slot
 from tca_jax.tree import Tree
 from tca_jax.walk import child_logits
 from tca_jax.walk import drop_chosen
@@ -160,10 +165,12 @@ def attend(
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   policy = jax.lax.stop_gradient((policy_query, policy_keys))
   walk = walk_down(*policy, memory.tree, rng)
-  policy_logits = child_logits(policy_query, gather_rows(policy_keys, walk.node))
+  tree = memory.tree
+  row = stored_row(tree, walk.node)
+  policy_logits = child_logits(policy_query, gather_rows(policy_keys, row))
   logits = policy_logits
   if not shares_policy:
-    logits = child_logits(query, gather_rows(memory.keys, walk.node))
+    logits = child_logits(query, gather_rows(memory.keys, row))
 
   # --- The policy.
   valid = walk.valid[:, None]
@@ -174,11 +181,11 @@ def attend(
   entropy = jnp.mean(head_entropy, axis=-1)
 
   # --- The attention.
-  nodes = _nodes_read(walk, memory.tree)
-  return TreeAttentionOutput(
-    output=_attend_slots(
-      logits_read(logits, walk), walk.slots, nodes["mask"], memory.values
-    ),
+  nodes = _nodes_read(walk, tree)
+  weights = masked_softmax(logits_read(logits, walk), nodes["mask"][:, None], axis=0)
+  slots = stored_slot(tree, walk.slots)
+  reading = TreeAttentionOutput(
+    output=_weighted_sum(weights, slots, memory.values).astype(memory.values.dtype),
     **nodes,
     path=walk.path,
     counted=walk.counted,
@@ -186,6 +193,7 @@ def attend(
     log_prob=jnp.sum(jnp.where(walk.counted, log_taken, 0)),
     entropy=masked_mean(entropy, walk.counted),
   )
+  return from_owner(tree, walk.leaf, reading)
 
 
 def read(
@@ -222,19 +230,22 @@ def read(
   policy_query, policy_keys, shares_policy = _policy(query, memory, policy_query)
   walk = walk_down(policy_query, policy_keys, memory.tree)
   logits = walk.read_logits
+  tree = memory.tree
   if not shares_policy:
-    logits = logits_read(child_logits(query, gather_rows(memory.keys, walk.node)), walk)
+    rows = gather_rows(memory.keys, stored_row(tree, walk.node))
+    logits = logits_read(child_logits(query, rows), walk)
 
   weights = masked_softmax(logits, logits > MASKED, axis=0)
   output = jnp.zeros(memory.values.shape[1:], jnp.float32)
   # A loop, because XLA fuses it into one kernel and gathers no array of values.
-  for slot, weight in zip(walk.slots, weights, strict=True):
+  for slot, weight in zip(stored_slot(tree, walk.slots), weights, strict=True):
     output += weight[:, None] * gather_rows(memory.values, slot).astype(jnp.float32)
-  return TreeReading(
+  reading = TreeReading(
     output=output.astype(memory.values.dtype),
-    **_nodes_read(walk, memory.tree),
+    **_nodes_read(walk, tree),
     path=walk.path,
   )
+  return from_owner(tree, walk.leaf, reading)
 
 
 def read_beam(
@@ -285,14 +296,17 @@ def read_beam(
     valid = (child_first < num_valid).reshape(-1, b)
     if isinstance(tree, GrownTree):
       valid = gather_rows(tree.counts, node) > 0
-    policy_logits = child_logits(policy_query, gather_rows(policy_keys, node))
+    row = stored_row(tree, node)
+    policy_logits = child_logits(policy_query, gather_rows(policy_keys, row))
+    policy_logits = from_owner(tree, node, policy_logits)
     log_heads = masked_log_softmax(policy_logits, valid[:, None])
     child_score = jnp.where(
       valid, score[:, None] + _log_mean_exp(log_heads, valid), MASKED
     ).ravel()
     logits = policy_logits
     if not shares_policy:
-      logits = child_logits(query, gather_rows(memory.keys, node))
+      logits = child_logits(query, gather_rows(memory.keys, row))
+      logits = from_owner(tree, node, logits)
     logits = jnp.swapaxes(logits, 1, 2).reshape(-1, query.shape[0])
     child = (node[:, None] * b + 1 + children[None]).ravel()
     kept, rest = split_beam(child_score, num_paths)
@@ -304,8 +318,11 @@ def read_beam(
 
   slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
   leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))
+  weights = masked_softmax(jnp.concatenate(slot_logits), mask[:, None], axis=0)
+  weights = keep_own(tree, slot // b, weights)
+  output = add_up(tree, _weighted_sum(weights, stored_slot(tree, slot), memory.values))
   return TreeReading(
-    output=_attend_slots(jnp.concatenate(slot_logits), slot, mask, memory.values),
+    output=output.astype(memory.values.dtype),
     **locate_nodes(slot, levels, tree),
     mask=mask,
     path=path_to_leaf(leaf, tree),
@@ -330,13 +347,10 @@ def _policy(
   return policy_query, policy_keys, shares_policy
 
 
-def _attend_slots(
-  logits: jax.Array, slots: jax.Array, mask: jax.Array, values: jax.Array
-) -> jax.Array:
-  """Attention, `[H, Dv]`, over slots `[n]` of a memory with logits `[n, H]`."""
-  weights = masked_softmax(logits, mask[:, None], axis=0)
+def _weighted_sum(weights: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
+  """The sum, `[H, Dv]` float32, of values in slots `[n]` with weights `[n, H]`."""
   read = gather_rows(values, slots).astype(jnp.float32)
-  return jnp.sum(weights[..., None] * read, axis=0).astype(values.dtype)
+  return jnp.sum(weights[..., None] * read, axis=0)
 
 
 def _nodes_read(walk: Walk, tree: Tree) -> dict[str, jax.Array]:

@@ -5,6 +5,8 @@ follow from those of its children. One pass from the leaves to the root computes
 all nodes, in time linear in the number of tokens.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ __all__ = [
   "Domain",
   "LevelStatistics",
   "NodeStatistics",
+  "domain_of_root",
   "measure_domain",
   "merge_siblings",
   "node_statistics",
@@ -219,4 +222,24 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
     high=jnp.where(any_valid, high, 0),
     mean=mean,
     variance=jnp.sum(share * squares, axis=1),
+  )
+
+
+def domain_of_root(domain: Domain, root: LevelStatistics) -> Domain:
+  """Measures a domain by the statistics of the root.
+
+  Args:
+    domain: the `Domain`, whose origins stay.
+    root: the `LevelStatistics` of the root.
+
+  Returns:
+    The `Domain` with another extent and spread.
+  """
+  variance = root.variance[0]
+  varies = variance > 0
+  return dataclasses.replace(
+    domain,
+    extent=jnp.max(root.high[0] - root.low[0]),
+    # Finite gradients also where the variance is 0.
+    value_spread=jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0),
   )

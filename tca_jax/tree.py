@@ -30,6 +30,9 @@ from tca_jax.checks import check_key
 from tca_jax.checks import check_num_paths
 from tca_jax.checks import is_traced
 from tca_jax.masking import merge_children
+from tca_jax.node_counts import digit_reversal
+from tca_jax.node_counts import even_counts
+from tca_jax.node_counts import split_count
 from tca_jax.varying import vary_like
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
   "Tree",
   "aggregate",
   "build_tree",
+  "make_finite",
   "num_read_slots",
   "subtree_mass",
   "tree_depth",
@@ -97,10 +101,6 @@ class Tree:
   def node_count(self, level: int) -> jax.Array:
     """Counts the valid tokens under each node of a level.
 
-    Splits are balanced, and larger parts come first. The counts therefore depend only
-    on the number of valid tokens n: a node of level l whose index has the base-b digit
-    reversal r has ceil((n - r) / b**l) valid tokens.
-
     Args:
       level: the level, in [0, depth].
 
@@ -110,10 +110,7 @@ class Tree:
     >>> build_tree(jnp.ones((5, 1))).node_count(2).tolist()
     [2, 1, 1, 1]
     """
-    nodes = self.branch_factor**level
-    reversal = jnp.asarray(_digit_reversal(self.branch_factor, level))
-    reversal = jnp.expand_dims(reversal, range(self.root_count.ndim - 1))
-    return (self.num_valid[..., None] - reversal + nodes - 1) // nodes
+    return even_counts(self.num_valid, self.branch_factor, level)
 
 
 def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
@@ -245,13 +242,12 @@ def build_tree(
       points = (points @ direction)[:, None]
 
   count = jnp.sum(mask, dtype=jnp.int32)
-  leaf_mask = jnp.asarray(_digit_reversal(b, depth)) < count
+  leaf_mask = jnp.asarray(digit_reversal(b, depth)) < count
   if order == "given":
     ranking = jnp.argsort(~mask, stable=True)
   else:
     # Masked tokens are sorted as infinity, so valid ones must be finite.
-    largest = jnp.finfo(points.dtype).max
-    points = jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
+    points = make_finite(points)
     ranking = jnp.stack([_sort_valid(x, mask) for x in points.T])
     ranking = _refine(ranking, points, leaf_mask, b)[0]
   rank = jnp.cumsum(leaf_mask, dtype=jnp.int32) - 1
@@ -259,21 +255,14 @@ def build_tree(
   return Tree(
     leaf_index=leaf_index.astype(jnp.int32),
     leaf_mask=leaf_mask,
-    root_count=_root_count(count, b),
+    root_count=split_count(count, b),
   )
 
 
-def _digit_reversal(b: int, level: int) -> np.ndarray:
-  """Returns each node's index with its base-b digits reversed, `[b**level]`."""
-  reversal = np.zeros(1, np.int32)
-  for l in range(level):
-    reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
-  return reversal
-
-
-def _root_count(count: typing.Any, b: int) -> typing.Any:
-  """Splits a count into b parts, larger parts first, `[b]`."""
-  return (count + np.arange(b, dtype=np.int32)[::-1]) // b
+def make_finite(points: jax.Array) -> jax.Array:
+  """Replaces NaN and infinite coordinates by the largest finite ones."""
+  largest = jnp.finfo(points.dtype).max
+  return jnp.nan_to_num(points, nan=largest, posinf=largest, neginf=-largest)
 
 
 def _on_host(*arrays: jax.Array) -> bool:
@@ -289,13 +278,13 @@ def _build_on_host(coords: np.ndarray, mask: np.ndarray, b: int) -> Tree:
   """Builds a k-d tree in NumPy; equals `build_tree` with order "kd"."""
   depth = tree_depth(len(coords), b)
   count = int(mask.sum())
-  leaf_mask = _digit_reversal(b, depth) < count
+  leaf_mask = digit_reversal(b, depth) < count
   leaf_index = np.full(b**depth, len(coords) - 1, np.int32)
   leaf_index[leaf_mask] = kdtree_host.kd_permutation(coords, np.flatnonzero(mask), b)
   return Tree(
     leaf_index=jnp.asarray(leaf_index),
     leaf_mask=jnp.asarray(leaf_mask),
-    root_count=jnp.asarray(_root_count(count, b), jnp.int32),
+    root_count=jnp.asarray(split_count(count, b), jnp.int32),
   )
 
 

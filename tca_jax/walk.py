@@ -16,6 +16,7 @@ from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_softmax
 from tca_jax.memory import level_slots
+from tca_jax.sharded_tree import stored_row
 from tca_jax.tree import Tree
 from tca_jax.varying import vary_like
 
@@ -71,6 +72,7 @@ class Walk:
     slots: `[|S|]` int32, the slots of the nodes read.
     read_logits: `[|S|, H]` float32, the policy's logits of the nodes read; `MASKED`
       where the node has no valid token.
+    leaf: `[]` int32, the leaf, numbered like the inner nodes.
     leaf_valid: `[]` bool, whether the leaf has a valid token.
   """
 
@@ -80,6 +82,7 @@ class Walk:
   counted: jax.Array
   slots: jax.Array
   read_logits: jax.Array
+  leaf: jax.Array
   leaf_valid: jax.Array
 
 
@@ -90,6 +93,9 @@ def walk_down(
   rng: jax.Array | None = None,
 ) -> Walk:
   """Walks down a tree, greedily or with sampled choices.
+
+  In a `ShardedTree`, the result is right on the device that has the leaf, because that
+  has all nodes of the path.
 
   Args:
     query: `[H, Dh]`, the policy's query.
@@ -122,7 +128,7 @@ def walk_down(
     else:
       valid = first + stride * children < num_valid
       counted = first + stride * b < num_valid
-    logits = child_logits(query, gather_rows(keys, node))
+    logits = child_logits(query, gather_rows(keys, stored_row(tree, node)))
     choice = _choose(logits, valid, noise)
     logits = jnp.where(valid[None], logits, MASKED)
     taken = jnp.sum(jnp.where((children == choice)[None], logits, 0), axis=1)
@@ -157,6 +163,7 @@ def walk_down(
     read_logits=jnp.concatenate(
       [logits.reshape(-1, query.shape[0]), leaf_logits[None]]
     ),
+    leaf=node,
     leaf_valid=num_valid > 0,
   )
 

@@ -26,6 +26,7 @@ LIBRARY_TESTS = (
   "retreever",
   "retrieval",
   "serving",
+  "sharding",
   "statistics",
   "tree",
 )
@@ -72,6 +73,11 @@ PROCESSES = {
     },
     ["tests/test_library_battery.py"],
     ["-k", "shard_map or devices"],
+  ),
+  "nine devices": (
+    {"XLA_FLAGS": "--xla_force_host_platform_device_count=9"},
+    ["tests/test_sharding.py"],
+    [],
   ),
   "no jit": (
     {"JAX_DISABLE_JIT": "1"},

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from tca_jax import memory as memory_lib
 from tca_jax import node_kriging
 from tca_jax import relative
+from tca_jax import sharded_building
+from tca_jax import sharded_tree
 from tca_jax import tree as tree_lib
 from tca_jax.growth import NodeFunctions
 from tca_jax.masking import masked_softmax
@@ -35,7 +37,6 @@ from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import MLP
 from tca_jax.modules.layers import TransformerLayer
 from tca_jax.statistics import Domain
-from tca_jax.statistics import node_statistics
 from tca_jax.walk import NodesRead
 
 __all__ = ["RelativeCrossAttention", "RelativeLayer", "RelativeTreeCrossAttention"]
@@ -395,10 +396,10 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     tree = trees.build_or_check(
       tree, coords, mask, self.branch_factor, order=self.order
     )
-    statistics = jax.vmap(node_statistics)(tree, coords, values)
+    statistics = jax.vmap(sharded_building.node_statistics)(tree, coords, values)
     levels = [x.count[..., None][..., :0] for x in statistics.levels]
     if self.summary_width:
-      families = zip(statistics.levels[:-1], statistics.levels[1:], strict=True)
+      families = jax.vmap(sharded_tree.families)(tree, statistics.levels)
       features = [relative.child_features(*family) for family in families]
       levels = trees.aggregate(
         self.aggregator,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import typing
 
 import chex
@@ -14,12 +15,14 @@ from tca_jax import checks
 from tca_jax import growth
 from tca_jax.growth import GrowingMemory
 from tca_jax.memory import FlatMemory
+from tca_jax.memory import NodeMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.heads import Regression
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import TrainingReading
+from tca_jax.sharded_building import build_sharded_tree
 from tca_jax.tree import Tree
 
 __all__ = ["Prediction", "ReTreever", "TrainingPrediction"]
@@ -164,6 +167,44 @@ class ReTreever(nn.Module):
       return TrainingPrediction(output=output, reading=reading, leaf_output=leaf_output)
     return Prediction(output=output, reading=reading)
 
+  def index_sharded(
+    self,
+    coords: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    axis_name: str,
+  ) -> TreeMemory | NodeMemory:
+    """Computes memories that are split over devices; see `tca_jax.sharding`.
+
+    It is called inside `jax.shard_map`. There, `read` takes the memories.
+
+    Args:
+      coords: `[B, N / P, C]`, the locations of this device's tokens of each context.
+      values: `[B, N / P, E]`, the observed values there.
+      mask: `[B, N / P]` bool, True at valid tokens; None means that all are valid.
+      axis_name: the mesh axis over whose P devices the contexts are split.
+
+    Returns:
+      This device's part of the memories, whose tree is a `ShardedTree`.
+
+    Raises:
+      ValueError: see `sharded_building.build_sharded_tree`; also if the model has an
+        encoder, or if the read-out has no tree.
+    """
+    read_out = self._tree_read_out("are split over devices")
+    coords = checks.as_array("coords", coords)
+    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    build = functools.partial(
+      build_sharded_tree,
+      axis_name=axis_name,
+      branch_factor=read_out.branch_factor,
+      **read_out.order_options(),
+    )
+    tree, (coords, values) = jax.vmap(build)(coords, mask, [values])
+    tokens = self._embed_tokens(coords, values)
+    return read_out.store(tokens, coords, values, tree.leaf_mask, False, tree)
+
   def read_leaves(self, memory: TreeMemory, query_coords: jax.Array) -> Prediction:
     """Predicts from all leaves of a tree's memory (ReTreever-Full).
 
@@ -206,7 +247,7 @@ class ReTreever(nn.Module):
       ValueError: see `index` and `growth.start`; also if the model has an encoder, or
         if the read-out has no tree.
     """
-    read_out = self._growing_read_out()
+    read_out = self._tree_read_out("grow")
     tokens, coords, values, mask = self._embed_context(coords, values, mask)
     return read_out.index_growing(
       tokens, coords, mask, values=values, capacity=capacity
@@ -243,7 +284,7 @@ class ReTreever(nn.Module):
         encoder, or if the read-out has no tree; outside a transformation also if a
         valid input is not finite.
     """
-    read_out = self._growing_read_out()
+    read_out = self._tree_read_out("grow")
     coords = checks.as_array("coords", coords)
     values = checks.as_array("values", values)
     if coords.ndim != 3 or values.ndim != 3 or coords.shape[:2] != values.shape[:2]:
@@ -275,7 +316,7 @@ class ReTreever(nn.Module):
       ValueError: if numbers is not `[B, K]` integers, if the model has an encoder, or
         if the read-out has no tree.
     """
-    return self._growing_read_out().remove(growing, numbers)
+    return self._tree_read_out("grow").remove(growing, numbers)
 
   def rebuild(
     self, growing: GrowingMemory, *, capacity: int | None = None
@@ -292,15 +333,19 @@ class ReTreever(nn.Module):
       ValueError: see `growth.rebuild`; also if the model has an encoder, or if the
         read-out has no tree.
     """
-    return self._growing_read_out().rebuild(growing, capacity=capacity)
+    return self._tree_read_out("grow").rebuild(growing, capacity=capacity)
 
-  def _growing_read_out(self) -> GrowingReadOut:
-    """The read-out; raises ValueError if the model's contexts cannot grow."""
+  def _tree_read_out(self, contexts: str) -> GrowingReadOut:
+    """The read-out; raises ValueError unless it has a tree of independent tokens.
+
+    Args:
+      contexts: a verb for the error, what contexts do that need such a read-out.
+    """
     if self.encoder is not None and getattr(self.encoder, "num_layers", 1):
       raise ValueError(
-        "encoder must be None in a model whose contexts grow, because a new token"
-        " changes what it computes of all others; use index for the whole context, got"
-        f" {type(self.encoder).__name__}"
+        f"encoder must be None in a model whose contexts {contexts}, because what it"
+        " computes of a token depends on all others; use index for the whole context,"
+        f" got {type(self.encoder).__name__}"
       )
     if not isinstance(self.read_out, GrowingReadOut):
       raise ValueError(

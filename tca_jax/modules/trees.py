@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax import checks
+from tca_jax import sharded_building
 from tca_jax import tree as tree_lib
 from tca_jax.modules.layers import Aggregator
 
@@ -86,7 +87,7 @@ def aggregate(
         children = jax.lax.stop_gradient(children)
       return aggregator(sum(features, children), mask, train)
 
-    return tree_lib.aggregate(
+    return sharded_building.aggregate(
       aggregate_fn,
       tree,
       tokens,

@@ -1,0 +1,48 @@
+"""How many valid tokens the nodes of a balanced tree have.
+
+Every node is split into b parts whose numbers of valid tokens differ by at most one, and
+larger parts come first. The numbers therefore depend only on that of all valid tokens.
+"""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["digit_reversal", "even_counts", "split_count"]
+
+
+def digit_reversal(b: int, level: int) -> np.ndarray:
+  """Returns each node's index with its base-b digits reversed, `[b**level]`."""
+  reversal = np.zeros(1, np.int32)
+  for l in range(level):
+    reversal = np.add.outer(reversal, b**l * np.arange(b, dtype=np.int32)).ravel()
+  return reversal
+
+
+def even_counts(count: jax.Array, b: int, level: int) -> jax.Array:
+  """Counts the valid tokens under each node of a level of a tree.
+
+  With n valid tokens in the tree, a node of level l whose index has the base-b digit
+  reversal r has ceil((n - r) / b**l) of them.
+
+  Args:
+    count: `[...]` int32, n.
+    b: the branch factor.
+    level: l.
+
+  Returns:
+    `[..., b**level]` int32.
+
+  >>> even_counts(jnp.int32(5), 2, 2).tolist()
+  [2, 1, 1, 1]
+  """
+  reversal = jnp.asarray(digit_reversal(b, level))
+  reversal = jnp.expand_dims(reversal, range(count.ndim))
+  return (count[..., None] - reversal + b**level - 1) // b**level
+
+
+def split_count(count: typing.Any, b: int) -> typing.Any:
+  """Splits a count into b parts, larger parts first, `[b]`."""
+  return (count + np.arange(b, dtype=np.int32)[::-1]) // b

@@ -344,11 +344,11 @@ def _alone(ocp: typing.Any) -> contextlib.AbstractContextManager[typing.Any]:
   """Makes Orbax save and load without waiting for other processes of JAX."""
   if jax.process_count() == 1:
     return contextlib.nullcontext()
-  this = jax.process_index()
-  options = ocp.options.MultiprocessingOptions(
-    primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"only{this}"
-  )
-  return ocp.Context(multiprocessing_options=options)
+  context, this = ocp.Context(), jax.process_index()
+  context.multiprocessing.primary_host = this
+  context.multiprocessing.active_processes = {this}
+  context.multiprocessing.barrier_sync_key_prefix = f"only{this}"
+  return context
 
 
 def _read(path: typing.Any) -> dict[str, typing.Any]:

@@ -120,12 +120,14 @@ def _trained(folder, config):
   return workdir, copy_task.evaluate(workdir)[evaluate.EVAL_FILE]
 
 
-def test_two_processes_train_and_evaluate_as_one(tmp_path):
+@pytest.mark.parametrize("model", ["ca", pytest.param("tca", marks=pytest.mark.slow)])
+def test_two_processes_train_and_evaluate_as_one(model, tmp_path):
   workdir = epath.Path(tmp_path / "two")
-  started = _start(f"--workdir={workdir}", *_options(CONFIG))
-  alone, expected = _trained(tmp_path, CONFIG)
+  config = dataclasses.replace(CONFIG, model=model)
+  started = _start(f"--workdir={workdir}", *_options(config))
+  alone, expected = _trained(tmp_path, config)
   (first, _), (second, _) = _finish(started)
-  assert f"{workdir / 'eval.json'}" in first and "tca" not in second
+  assert f"{workdir / 'eval.json'}" in first and "eval.json" not in second
   _assert_same_losses(workdir, alone)
   written = json.loads((workdir / "eval.json").read_text())
   _assert_same_metrics(written, expected)

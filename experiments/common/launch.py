@@ -178,7 +178,7 @@ class Program(typing.Generic[task_lib.TaskType]):
       workdir_lib.make_writable(out or workdir, "--out")
     task = self._task(config)
     if trains:
-      if first and not (workdir / metrics_lib.METRICS_FILE).exists():
+      if not (workdir / metrics_lib.METRICS_FILE).exists():
         task.report_early()
       train_lib.train(task, workdir)
     contents = evaluate_lib.evaluate_workdir(

@@ -94,6 +94,9 @@ class Cluster:
         ) from error
       raise ConfigError(f"--distributed: {first_line(error)}") from error
     _report_abort(_name())
+    # On CPUs, the first exchange must not wait longer than half a minute for a process.
+    with together():
+      barrier("joined")
 
   def _check(self, missing: list[str]) -> None:
     """Raises ConfigError unless JAX accepts the fields; some are given."""

@@ -73,8 +73,8 @@ class Evaluator(abc.ABC, typing.Generic[TaskType]):
     file: name of the file.
     mode: value of `--mode` that runs the evaluator. "eval" also follows training.
     needs_tree: whether the evaluator can only measure a model with a tree.
-    shared: whether all processes of a run measure together, by `evaluate.evaluate`.
-      Otherwise the first process measures alone.
+    shared: whether all processes of a run take part, as in `evaluate.evaluate` and in
+      Orbax. Otherwise the first process measures alone.
   """
 
   file: str

@@ -81,8 +81,8 @@ def query_bytes(model: tca_jax.ReTreever, num_tokens: int, num_paths: int) -> in
 
   They do not depend on the number of devices. A dot-product read of one path sends the
   output of the attention. Several paths also send the logits of their children at every
-  level. A relative read sends the distances of the children, and whether they have a
-  token, and the nodes that the query reads.
+  level. A relative read sends the distances of the children, and the nodes that the
+  query reads.
 
   Args:
     model: see `memory_bytes`.
@@ -98,7 +98,7 @@ def query_bytes(model: tca_jax.ReTreever, num_tokens: int, num_paths: int) -> in
   if isinstance(read_out, tca_jax.RelativeTreeCrossAttention):
     nodes = tca_jax.num_read_slots(num_tokens, b, num_paths)
     width = 1 + 3 * _AXES + 2 * _CHANNELS + read_out.summary_width
-    return 4 * (2 * children + nodes * width)
+    return 4 * (children + nodes * width)
   logits = children * read_out.num_heads if num_paths > 1 else 0
   return 4 * (logits + read_out.width)
 

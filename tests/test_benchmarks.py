@@ -1,6 +1,7 @@
 """Benchmarks: rows, tables and figures on tiny sizes, flags, and ratios of times."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from benchmarks import build
 from benchmarks import common
 from benchmarks import growth
 from benchmarks import retrieval
+from benchmarks import sharding
 from benchmarks import sweep
 from benchmarks import training
 from experiments.report_pages import ratios
@@ -142,6 +144,33 @@ def test_growth_main_tiny_sizes_write_times_and_quality(tmp_path):
   assert quality[0]["rmse"] == pytest.approx(quality[1]["rmse"], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_sharding_main_two_devices_formulas_agree(tmp_path):
+  options = ["--num_tokens=40", "--num_devices=1,2", "--num_queries=4", "--repeats=1"]
+  flag = "--xla_force_host_platform_device_count"
+
+  def start(devices):
+    return subprocess.run(
+      [sys.executable, "-m", "benchmarks.sharding", f"--out={tmp_path}", *options],
+      cwd=ROOT,
+      env=os.environ | {"XLA_FLAGS": f"{flag}={devices}"},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  refused = start(1)
+  assert refused.returncode == 1 and f"{flag}=2" in refused.stderr
+  process = start(2)
+  assert process.returncode == 0, process.stderr
+  rows = json.loads((tmp_path / "sharding.json").read_text())
+  measured = [row for row in rows if "memory_bytes" in row]
+  assert [row["num_devices"] for row in measured] == [1, 2, 1, 2]
+  assert all(row["us_per_query"] > 0 for row in measured)
+  assert [row["query_bytes"] > 0 for row in measured] == [False, True] * 2
+  assert len(rows) == 4 + 2 * 4
+
+
 def test_command_line_bad_size_is_refused():
   command = [sys.executable, "-m", "benchmarks.sweep", "--num_tokens=1024,many"]
   process = subprocess.run(
@@ -152,7 +181,7 @@ def test_command_line_bad_size_is_refused():
 
 
 def test_define_flags_help_texts_are_noun_phrases():
-  for benchmark in (build, growth, retrieval, sweep, training):
+  for benchmark in (build, growth, retrieval, sharding, sweep, training):
     values = _parse(benchmark)
     for name in values:
       text = values[name].help.rpartition(">: ")[2]  # after the values of an enum

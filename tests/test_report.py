@@ -16,6 +16,7 @@ from experiments.report_pages import growing
 from experiments.report_pages import large_contexts
 from experiments.report_pages import results_page
 from experiments.report_pages import runs
+from experiments.report_pages import sharding
 from experiments.report_pages import streaming
 from experiments.report_pages import studies
 from experiments.report_pages import text
@@ -503,3 +504,22 @@ def test_streaming_section_compares_the_grown_memory_with_a_new_one(tmp_path):
   assert streaming.FIGURE not in page
   (tmp_path / streaming.FIGURE).write_bytes(b"")
   assert f"(../results/{streaming.FIGURE})" in streaming.section(runs.Results(tmp_path))
+
+
+def test_sharding_rows_are_measured_timed_and_projected():
+  size = dict(system="tca", num_tokens=10**6, num_devices=8, num_paths=1)
+  formulas = dict(memory_bytes_formula=1.5e6, query_bytes_formula=256)
+  measured = dict(memory_bytes=1.51e6, query_bytes=256.0, index_temp_bytes=2e6)
+  rows = [
+    size | formulas | measured,
+    size | formulas | measured | dict(index_seconds=2.0, us_per_query=12.5),
+    size | formulas | dict(num_tokens=10**9, num_devices=1024),
+  ]
+  lines = _rows("\n\n".join(sharding.parts(rows)), "TCA")
+  first = ["TCA", "1", "1,000,000", "8"]
+  assert lines[0] == [*first, "1.51", "1.50", "2.00", "256", "256"]
+  assert lines[2:] == [
+    [*first, "2.00", "12.5"],
+    ["TCA", "1", "1,000,000,000", "1,024", "1.50", "256"],
+  ]
+  assert sharding.parts([]) == []

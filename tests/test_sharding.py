@@ -4,9 +4,11 @@ The tests need several devices. `test_with_nine_devices_fast_tests_pass` runs th
 process that has them.
 """
 
+import doctest
 import functools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -337,6 +339,21 @@ def test_attend_split_memory_equals_whole(sampled):
   _close(gradient(split), gradient(whole))
 
 
+@sharded
+@SLOW
+@pytest.mark.parametrize("name", ["tca", "relative_tca"])
+def test_index_has_no_array_of_all_tokens_on_a_device(name):
+  model = _model(name)
+  num_tokens, num_leaves = 1016, 1024
+  coords, values, mask, _ = _context(num_tokens)
+  index = jax.jit(functools.partial(sharding.index, model, mesh=_mesh(context=8)))
+  compiled = index.lower(models.params(model), coords, values, mask).compile()
+  shapes = re.findall(r"\w\d+\[([\d,]+)\]", compiled.as_text())
+  sizes = {int(size) for shape in shapes for size in shape.split(",")}
+  assert {num_tokens // 8, num_leaves // 8} <= sizes
+  assert not {num_tokens, num_leaves} & sizes
+
+
 # --- Inputs.
 
 
@@ -396,3 +413,10 @@ def test_read_leaves_split_memory_raises_value_error():
     jax.shard_map(read_leaves, mesh=mesh, in_specs=PartitionSpec())(
       memory, query_coords
     )
+
+
+@sharded
+@SLOW
+def test_docs_page_examples_give_their_results():
+  page = ROOT / "docs" / "concepts" / "sharding.md"
+  assert not doctest.testfile(str(page), module_relative=False).failed

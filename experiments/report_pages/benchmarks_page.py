@@ -6,6 +6,7 @@ from experiments.common import tables
 from experiments.report_pages import growing
 from experiments.report_pages import ratios
 from experiments.report_pages import runs
+from experiments.report_pages import sharding
 from experiments.report_pages import speed
 from experiments.report_pages import text
 from experiments.report_pages.runs import Results
@@ -62,6 +63,13 @@ def make(results: Results) -> str:
     _benchmark(
       results, "Contexts that grow", "growth", growing.INTRODUCTION, growing.parts
     ),
+    _benchmark(
+      results,
+      "Contexts that are split over devices",
+      "sharding",
+      sharding.INTRODUCTION,
+      sharding.parts,
+    ),
     _commands(),
     _hardware(files),
   )
@@ -114,6 +122,8 @@ def _commands() -> str:
     "python -m benchmarks.training\n"
     "python -m benchmarks.sweep\n"
     "python -m benchmarks.growth --repeats=2\n"
+    "XLA_FLAGS=--xla_force_host_platform_device_count=8"
+    " python -m benchmarks.sharding --repeats=3\n"
     "```",
     text.paragraph(
       "Each command prints its tables and writes JSON to `--out`, by default"

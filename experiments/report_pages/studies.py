@@ -102,6 +102,8 @@ def _task(config: dict[str, typing.Any]) -> str:
     return f"Map {config['dataset']}, points of the validation tenth."
   if "synthetic" in config:
     return "Random surfaces, and windows of real maps."
+  if "num_inputs" in config:
+    return f"Random functions of one to {config['num_inputs']} inputs."
   return "Completion of MNIST digits."
 
 

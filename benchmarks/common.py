@@ -21,6 +21,7 @@ from experiments.report_pages.ratios import Row
 import tca_jax
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval
+from tca_jax import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,12 @@ def define_shared_flags(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_string(
     "out", "runs/benchmarks", "Folder for results.", flag_values=values
+  )
+  flags.register_validator(
+    "out",
+    lambda out: storage.scheme(out) is None,
+    "must be a folder of this machine",
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "repeats", 30, "Number of rounds of timing.", lower_bound=1, flag_values=values

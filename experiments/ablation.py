@@ -27,6 +27,7 @@ from experiments import terrain
 from experiments import terrain_scaling
 from experiments.common import evaluate
 from experiments.common import metrics
+from experiments.common import paths
 from experiments.common import tables
 from experiments.common import task as task_lib
 from experiments.common import train
@@ -267,7 +268,7 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   try:
-    run_grid(flags.FLAGS.grid, epath.Path(flags.FLAGS.out))
+    run_grid(flags.FLAGS.grid, paths.to_path(flags.FLAGS.out, "--out"))
   except UserError as error:
     logging.error("%s", error)
     sys.exit(1)

@@ -41,6 +41,7 @@ import numpy as np
 from experiments import surrogates
 from experiments.common import acquisition
 from experiments.common import launch
+from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import ConfigError
@@ -266,7 +267,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
 
   def program() -> None:
-    out = epath.Path(values.out)
+    out = paths.to_path(values.out, "--out")
     workdir_lib.make_writable(out.parent, "--out")
     content = compare(
       values.function,

@@ -29,6 +29,7 @@ from experiments import terrain_scaling
 from experiments.common import beam_search
 from experiments.common import evaluate
 from experiments.common import launch
+from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import tables
 from experiments.common import task as task_lib
@@ -239,7 +240,12 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   out, steps, batches = values.out, values.copy_steps, values.image_batches
-  sys.exit(launch.report(lambda: run(epath.Path(out), steps, batches)))
+
+  def program() -> None:
+    paths.check_local(out, "--out")  # it contains prepared data sets
+    run(epath.Path(out), steps, batches)
+
+  sys.exit(launch.report(program))
 
 
 if __name__ == "__main__":

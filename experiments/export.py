@@ -23,6 +23,7 @@ from etils import epath
 from experiments.common import config as config_lib
 from experiments.common import evaluate
 from experiments.common import launch
+from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import task as task_lib
 from experiments.common import workdir as workdir_lib
@@ -53,7 +54,7 @@ def export(
       training options than the run's or other evaluation options than its eval.json,
       or if a checkpoint of that name exists.
   """
-  workdir, root = epath.Path(workdir), epath.Path(root)
+  workdir, root = paths.to_path(workdir, "--workdir"), epath.Path(root)
   if not re.fullmatch(r"\w[\w.-]*", name):
     raise ConfigError(
       "name must be a name and not a path, of letters, digits, '_', '-' and '.', got"
@@ -174,7 +175,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
 
   def program() -> None:
-    written = export(epath.Path(values.workdir), values.name, epath.Path())
+    written = export(values.workdir, values.name, epath.Path())
     print(", ".join(map(str, written)))
 
   sys.exit(launch.report(program))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import paths
 from experiments.common import systems
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
@@ -269,7 +270,7 @@ def load_model(
   Raises:
     CheckpointError: if there is no saved model of points or surfaces.
   """
-  workdir = epath.Path(workdir)
+  workdir = paths.to_path(workdir, "--workdir")
   found = [x for x in (workdir, workdir / MODEL) if (x / checkpoint.FILE).exists()]
   if not found and workdir == PRETRAINED:
     raise CheckpointError(

@@ -39,6 +39,7 @@ from experiments import terrain
 from experiments.common import growing as growing_lib
 from experiments.common import launch
 from experiments.common import metrics as metrics_lib
+from experiments.common import paths
 from experiments.common import processes
 from experiments.common import provenance
 from experiments.common import task as task_lib
@@ -122,6 +123,7 @@ def follow(
     ConfigError: if the workdir has something else, is in use, or cannot be written.
     PreemptedError: after SIGTERM, once the memory is saved.
   """
+  paths.check_local(workdir, "workdir")
   workdir = epath.Path(workdir)
   _check_model(restored)
   settings = {

@@ -26,6 +26,7 @@ import numpy as np
 from experiments import points_evaluation
 from experiments import points_prediction
 from experiments.common import launch
+from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import systems
 from experiments.common import workdir as workdir_lib
@@ -168,7 +169,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
 
   def program() -> None:
-    out = epath.Path(values.out)
+    out = paths.to_path(values.out, "--out")
     workdir_lib.make_writable(out.parent, "--out")
     names = [name.strip() for name in values.tables.split(",") if name.strip()]
     content = compare(names, values.model, values.num_targets)

@@ -9,12 +9,11 @@ The folder contains two things:
 The file names classes, functions and data types, and `load` looks these names up in
 fixed tables. Nothing is pickled, and no code in the file is executed.
 
-This module needs the extra `tca-jax[checkpoint]`. Folders may be on any file system
-that `etils.epath` and Orbax support, such as "gs://bucket/model".
+This module needs the extra `tca-jax[checkpoint]`. Folders may be in a bucket, such as
+"gs://bucket/model" or "s3://bucket/model", see `tca_jax.storage`.
 """
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import hashlib
@@ -30,6 +29,7 @@ import numpy as np
 
 from tca_jax import checks
 from tca_jax import description
+from tca_jax import storage
 from tca_jax.modules.embedders import PlacelessEmbedder
 
 __all__ = [
@@ -99,25 +99,21 @@ def save(
   if path.exists():
     if not overwrite:
       raise FileExistsError(f"{path} exists; overwrite=True replaces a saved model")
-    if not path.is_dir() or (not (path / FILE).exists() and any(path.iterdir())):
+    if not path.is_dir() or not _is_ours(path):
       raise FileExistsError(f"{path} is not replaced, because it has no {FILE}")
+
+  if storage.in_bucket(path):
+    with storage.temporary_folder() as part:
+      _write(ocp, part, arrays, content)
+      storage.replace_folder(part, path, last=FILE)
+    return
 
   # The suffixes are random, so that no other folder is in the way.
   suffix = secrets.token_hex(4)
   part, old = (path.with_name(f"{path.name}.{x}-{suffix}") for x in ("part", "old"))
   try:
     part.mkdir(parents=True)
-    if arrays:  # Orbax refuses an empty dict
-      checkpoint = part / _PARAMETERS
-      with _alone(ocp):
-        ocp.save_checkpointables(checkpoint, {_PART: arrays})
-      # Orbax writes the present path into the files that mark a complete checkpoint. It
-      # only checks that they exist, and the folder is about to be moved.
-      for marked in (checkpoint, checkpoint / _PART):
-        if (marked / "commit_success.txt").exists():
-          (marked / "commit_success.txt").write_text("committed\n")
-    content["files"] = file_digests(part)
-    (part / FILE).write_text(json.dumps(content, indent=2) + "\n")
+    _write(ocp, part, arrays, content)
     if path.exists():
       path.rename(old)
     part.rename(path)
@@ -129,6 +125,32 @@ def save(
     raise
   if old.exists():
     old.rmtree()
+
+
+def _write(
+  ocp: typing.Any,
+  folder: typing.Any,
+  arrays: typing.Any,
+  content: Mapping[str, typing.Any],
+) -> None:
+  """Writes a saved model into an empty folder, which is about to be moved."""
+  if arrays:  # Orbax refuses an empty dict
+    checkpoint = folder / _PARAMETERS
+    with _alone(ocp):
+      ocp.save_checkpointables(checkpoint, {_PART: arrays})
+    # Orbax writes the present path into the files that mark a complete checkpoint. It
+    # only checks that they exist.
+    for marked in (checkpoint, checkpoint / _PART):
+      if (marked / "commit_success.txt").exists():
+        (marked / "commit_success.txt").write_text("committed\n")
+  content = {**content, "files": file_digests(folder)}
+  (folder / FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _is_ours(path: typing.Any) -> bool:
+  """Reports whether a folder is a saved model, empty, or in a bucket and half-written."""
+  names = {x.name for x in path.iterdir()}
+  return FILE in names or names <= ({_PARAMETERS} if storage.in_bucket(path) else set())
 
 
 def load(
@@ -160,7 +182,9 @@ def load(
   ocp, path = _orbax(folder)
   content = _read(path)
   model = description.build(content["model"], modules, f"{path / FILE}: model")
-  return model, _restore(ocp, path, content), content["info"]
+  with storage.local_copy(path) as local:
+    params = _restore(ocp, path, local, content)
+  return model, params, content["info"]
 
 
 def warn_outside_range(
@@ -284,26 +308,29 @@ def file_digests(folder: typing.Any) -> dict[str, str]:
   """
   return {
     file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-    for file in sorted(_files(folder))
+    for file in sorted(storage.files(folder))
   }
 
 
-def check_files(folder: typing.Any, digests: Mapping[str, str]) -> None:
+def check_files(
+  folder: typing.Any, digests: Mapping[str, str], original: typing.Any = None
+) -> None:
   """Raises an error unless files are as they were when their checksums were computed.
 
   Args:
     folder: a path object.
     digests: the result of `file_digests`. Other files in the folder are not checked.
+    original: the folder to name in errors, if this one is a copy.
 
   Raises:
     ValueError: if a file is missing, or if it has another checksum.
   """
   for name, digest in digests.items():
-    file = folder / name
+    file, named = folder / name, (original or folder) / name
     if not file.exists() or file.is_dir():
-      raise ValueError(f"{file} is missing")
+      raise ValueError(f"{named} is missing")
     if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-      raise ValueError(f"{file} is damaged or of another model")
+      raise ValueError(f"{named} is damaged or of another model")
 
 
 def first_line(error: BaseException) -> str:
@@ -328,7 +355,7 @@ def first_line(error: BaseException) -> str:
 def _orbax(folder: typing.Any) -> tuple[typing.Any, typing.Any]:
   """Orbax, and the folder as the absolute `epath.Path` that Orbax needs."""
   try:
-    from etils import epath  # noqa: PLC0415
+    import etils.epath  # noqa: F401, PLC0415
     from orbax.checkpoint import v1 as ocp  # noqa: PLC0415
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -336,8 +363,7 @@ def _orbax(folder: typing.Any) -> tuple[typing.Any, typing.Any]:
       ' pip install "tca-jax[checkpoint]"',
       name=error.name,
     ) from None
-  path = epath.Path(folder).expanduser()
-  return ocp, path if path.is_absolute() else path.resolve()
+  return ocp, storage.absolute(storage.to_path(folder).expanduser())
 
 
 def _alone(ocp: typing.Any) -> contextlib.AbstractContextManager[typing.Any]:
@@ -385,16 +411,19 @@ def _refuse_constant(name: str) -> typing.NoReturn:
 
 
 def _restore(
-  ocp: typing.Any, path: typing.Any, content: Mapping[str, typing.Any]
+  ocp: typing.Any,
+  path: typing.Any,
+  local: typing.Any,
+  content: Mapping[str, typing.Any],
 ) -> dict[str, typing.Any]:
-  """Restores the parameters, if they and their files are those described."""
+  """Restores the parameters from a local copy, if they and their files are as described."""
   described, checkpoint = content["parameters"], path / _PARAMETERS
-  if not described and not checkpoint.exists():
+  if not described and not (local / _PARAMETERS).exists():
     return {}
   # First, because Orbax logs what goes wrong with a damaged file.
-  check_files(path, content["files"])
+  check_files(local, content["files"], original=path)
   try:
-    stored = ocp.checkpointables_metadata(checkpoint).metadata[_PART]
+    stored = ocp.checkpointables_metadata(local / _PARAMETERS).metadata[_PART]
     if stored is None:
       raise ValueError("its metadata is damaged")
     found = _signatures(stored)
@@ -417,18 +446,10 @@ def _restore(
   like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
   try:
     with _alone(ocp):
-      arrays = ocp.load_checkpointables(checkpoint, {_PART: like})[_PART]
+      arrays = ocp.load_checkpointables(local / _PARAMETERS, {_PART: like})[_PART]
   except Exception as error:
     raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   return jax.tree.map(jnp.asarray, arrays)
-
-
-def _files(folder: typing.Any) -> Iterator[typing.Any]:
-  for path in folder.iterdir():
-    if path.is_dir():
-      yield from _files(path)
-    else:
-      yield path
 
 
 # --- Parameters and info.

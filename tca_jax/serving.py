@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax import state
+from tca_jax import storage
 from tca_jax.checks import as_array
 
 __all__ = [
@@ -187,6 +188,9 @@ def save_read(path: str | os.PathLike[str], program: bytes, memory: typing.Any) 
     path: the path of the file.
     program: the result of `export_read`.
     memory: the memory to read, with arrays of any data type, such as bfloat16.
+
+  Raises:
+    ValueError: if the path is not one of this machine.
   """
   content = {"program": np.frombuffer(program, np.uint8)}
   _write(path, content | _pack(jax.tree.leaves(memory)))
@@ -285,8 +289,15 @@ def _unpack(content: Mapping[str, np.ndarray]) -> list[np.ndarray]:
   ]
 
 
+def _check_local(path: str | os.PathLike[str]) -> None:
+  """Raises a ValueError unless a path is one of this machine."""
+  if storage.scheme(path) is not None:
+    raise ValueError(f"path must be that of a file of this machine, got {path}")
+
+
 def _write(path: str | os.PathLike[str], content: dict[str, np.ndarray]) -> None:
   """Writes a file that appears when it is complete."""
+  _check_local(path)
   part = f"{os.fspath(path)}.part-{os.getpid()}"
   try:
     with open(part, "wb") as file:
@@ -303,6 +314,7 @@ def _open(
   path: str | os.PathLike[str], writer: str
 ) -> Iterator[Mapping[str, np.ndarray]]:
   """Opens a file; raises ValueError if it is not a complete file of the writer."""
+  _check_local(path)
   try:
     with np.load(path, allow_pickle=False) as content:
       yield content

@@ -19,7 +19,6 @@ from orbax.checkpoint import v1 as ocp
 import pytest
 
 import tca_jax
-from tca_jax import checkpoint
 from tca_jax import description
 from tca_jax import modules
 from tca_jax.modules.relative import RelativeLayer
@@ -264,24 +263,6 @@ def test_load_and_save_accept_every_kind_of_path(kind, tmp_path, monkeypatch):
   assert (tmp_path / "a" / "b" / "model.json").exists()
   assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
   _assert_head(folder)
-
-
-def test_load_and_save_accept_a_registered_scheme(tmp_path):
-  # Stands in for a bucket: the scheme is only known to etils.
-  @epath.register_path_cls("testbucket://")
-  class Bucket(type(epath.Path(tmp_path))):
-    def __new__(cls, *parts):
-      first = str(parts[0]).replace("testbucket://", f"{tmp_path}/")
-      return super().__new__(cls, first, *parts[1:])
-
-  tca_jax.save("testbucket://models/head", HEAD, HEAD_PARAMS, **INFO)
-  _assert_head("testbucket://models/head")
-  _assert_head(tmp_path / "models" / "head")
-
-
-@pytest.mark.parametrize("path", ["gs://bucket/model", "s3://bucket/model"])
-def test_path_of_a_bucket_stays_that_of_a_bucket(path):
-  assert str(checkpoint._orbax(path)[1]) == path
 
 
 def test_load_read_only_and_moved_folder_writes_nothing(copy, tmp_path):

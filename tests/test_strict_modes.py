@@ -28,6 +28,7 @@ LIBRARY_TESTS = (
   "serving",
   "sharding",
   "statistics",
+  "storage",
   "tree",
 )
 MODES = {

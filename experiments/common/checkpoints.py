@@ -8,8 +8,13 @@ between runs. All processes of a run save and restore together.
 
 A checkpoint also has a file with the checksums of its other files. Damage is found
 before Orbax reads anything.
+
+The checkpoints of a bucket are copied to a temporary folder of this machine, where Orbax
+works, and new ones are copied back. The checksums are copied last: a checkpoint of a
+bucket that has none is incomplete, and is ignored.
 """
 
+import contextlib
 import json
 import logging as python_logging
 import typing
@@ -24,6 +29,7 @@ from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
 import tca_jax
 from tca_jax import checkpoint
+from tca_jax import storage
 from tca_jax.checkpoint import first_line
 
 _DIRECTORY = "checkpoints"
@@ -35,20 +41,24 @@ class Checkpoints:
   """The newest `_KEEP` checkpoints of a workdir; a context manager."""
 
   def __init__(self, workdir: epath.PathLike, read_only: bool = False):
-    self._directory = epath.Path(workdir).resolve() / _DIRECTORY
+    self._directory = storage.absolute(epath.Path(workdir)) / _DIRECTORY
     if read_only and not self._directory.exists():
       raise CheckpointError(f"there is no checkpoint in {workdir}")
     if (epath.Path(workdir) / checkpoint.FILE).exists():
       raise CheckpointError(
         f"{workdir} is an exported model, which cannot be trained further"
       )
+    self._local, self._stack = self._directory, contextlib.ExitStack()
+    if storage.in_bucket(self._directory):
+      self._local = self._stack.enter_context(storage.temporary_folder())
+      self._download()
     # The defaults would skip saves and keep every checkpoint.
     always: typing.Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     newest: typing.Any = ocp.training.preservation_policies.LatestN(_KEEP)
     # For good, because Orbax also logs in threads that end later.
     logging.get_absl_logger().addFilter(_is_shown)
     self._checkpointer = ocp.training.Checkpointer(
-      self._directory,
+      self._local,
       save_decision_policy=always,
       preservation_policy=newest,
       cleanup_tmp_directories=not read_only,
@@ -58,11 +68,12 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-    try:
-      self._checkpointer.close()
-    except Exception:
-      if kind is None:  # otherwise Orbax raises the error of a save again
-        raise
+    with self._stack:
+      try:
+        self._checkpointer.close()
+      except Exception:
+        if kind is None:  # otherwise Orbax raises the error of a save again
+          raise
 
   @property
   def steps(self) -> list[int]:
@@ -77,7 +88,7 @@ class Checkpoints:
         stay.
     """
     kept = [x for x in self.steps if x != step]
-    folder = self._directory / str(step)
+    folder = self._local / str(step)
     try:
       # Forced: after a fallback to an older checkpoint, newer steps are on disk already.
       saved = self._checkpointer.save_checkpointables(
@@ -88,6 +99,8 @@ class Checkpoints:
       if processes.is_first():
         digests = checkpoint.file_digests(folder)
         workdir_lib.write_json(folder / _CHECKSUMS, digests)
+      if self._local != self._directory:
+        self._upload(step)
     except Exception as error:
       raise CheckpointError(
         f"step {step} could not be saved in {self._directory}: {first_line(error)}; the"
@@ -114,7 +127,7 @@ class Checkpoints:
     failures = []
     for step in reversed(self.steps):
       try:
-        _check_files(self._directory / str(step))
+        _check_files(self._local / str(step))
         return step, self._checkpointer.load_checkpointables(step, abstract)
       except Exception as error:
         reason = first_line(error)
@@ -130,6 +143,21 @@ class Checkpoints:
         f"no checkpoint in {self._directory} can be restored: {'; '.join(failures)}"
       )
     return None
+
+  def _download(self) -> None:
+    """Copies the complete checkpoints of a bucket to the local folder."""
+    if self._directory.exists():
+      for folder in self._directory.iterdir():
+        if (folder / _CHECKSUMS).exists():
+          storage.copy_files(folder, self._local / folder.name)
+
+  def _upload(self, step: int) -> None:
+    """Copies a new checkpoint to the bucket, and deletes there what is not kept."""
+    name = str(step)
+    storage.replace_folder(self._local / name, self._directory / name, last=_CHECKSUMS)
+    for folder in self._directory.iterdir():
+      if folder.name.isdecimal() and int(folder.name) not in self.steps:
+        folder.rmtree()
 
 
 def _is_shown(record: python_logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import typing
 
+from experiments.common import paths
 from experiments.common.errors import ConfigError
 from tca_jax import objectives
 from tca_jax import tree
@@ -388,8 +389,10 @@ class Config:
         raise ConfigError(
           f"{field.name} must be at least {allowed['at_least']}, got {value!r}"
         )
-      if field.name.endswith("_dir") and not value:
-        raise ConfigError(f"{field.name} must be the path of a folder, got {value!r}")
+      if field.name.endswith("_dir"):
+        if not value:
+          raise ConfigError(f"{field.name} must be the path of a folder, got {value!r}")
+        paths.check_local(str(value), field.name)  # TFDS maps its files into memory
       number = isinstance(value, int | float)
       if number and not -math.inf < value < allowed["below"]:
         limit = f"below {allowed['below']}" if allowed["below"] < math.inf else "finite"

@@ -23,6 +23,7 @@ from experiments.common.batch import Batch
 from experiments.common.errors import ConfigError
 import tca_jax
 from tca_jax import masking
+from tca_jax import storage
 
 EVAL_FILE = "eval.json"
 INTERVALS = (50, 90, 95)  # central intervals, in per cent, whose coverage is measured
@@ -230,7 +231,7 @@ def evaluate_workdir(
   contents = {}
   with processes.together():
     processes.check(task.config)
-    out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(out)
     restored = restore(task, workdir)
     for evaluator in sorted(evaluators, key=lambda x: not x.shared):
       if evaluator.shared or processes.is_first():

@@ -16,8 +16,10 @@ from absl import logging
 from etils import epath
 
 from experiments.common import config as config_lib
+from experiments.common import paths
 from experiments.common import processes
 from experiments.common.config import Config
+from experiments.common.errors import ConfigError
 
 # The modes of every program, with their help.
 MODES: Mapping[str, str] = {
@@ -78,8 +80,9 @@ def parse(
     The parsed arguments; None if `--help` is one of them.
 
   Raises:
-    flags.Error: on an unknown flag, a value that cannot be parsed, a missing
-      `--workdir`, an argument that is not a flag, or a mode for one process only.
+    flags.Error: on an unknown flag, a value that cannot be parsed, a path that cannot
+      be used, a missing `--workdir`, an argument that is not a flag, or a mode for one
+      process only.
   """
   values = _define(config_class, modes)
   unparsed = values(argv)
@@ -99,13 +102,21 @@ def parse(
   names = [field.name for field in dataclasses.fields(config_class)]
   return Arguments(
     mode=parsed["mode"],
-    workdir=epath.Path(workdir) if workdir else None,
-    out=epath.Path(parsed["out"]) if parsed["out"] else None,
+    workdir=_path(values["workdir"]),
+    out=_path(values["out"]),
     recipe=parsed["recipe"],
     given={name: parsed[name] for name in names if values[name].present},
     verbosity=parsed["verbosity"],
     cluster=processes.Cluster(**{name: parsed[name] for name in _PROCESSES}),
   )
+
+
+def _path(flag: flags.Flag) -> epath.Path | None:
+  """The path that a flag has; None if it is not given."""
+  try:
+    return paths.to_path(flag.value, f"--{flag.name}") if flag.value else None
+  except ConfigError as error:
+    raise flags.Error(str(error)) from error
 
 
 def help_text(

@@ -24,6 +24,7 @@ import jax
 from experiments.common import evaluate as evaluate_lib
 from experiments.common import flags
 from experiments.common import metrics as metrics_lib
+from experiments.common import paths
 from experiments.common import processes
 from experiments.common import systems
 from experiments.common import task as task_lib
@@ -63,7 +64,8 @@ class Program(typing.Generic[task_lib.TaskType]):
       UserError: if the config, the workdir, the data or the loss do not allow training;
         see `train.train` for the kinds.
     """
-    train_lib.train(self._task(config), epath.Path(workdir))
+    workdir = paths.to_path(workdir, "--workdir")
+    train_lib.train(self._task(config), workdir)
 
   def evaluate(
     self,
@@ -85,6 +87,8 @@ class Program(typing.Generic[task_lib.TaskType]):
     Raises:
       UserError: if there is no run or no checkpoint, or if an option contradicts it.
     """
+    workdir = paths.to_path(workdir, "--workdir")
+    out = paths.to_path(out, "--out") if out else None
     config = workdir_lib.load_for_evaluation(self.config_class, workdir, given=options)
     if unused := systems.unused_options(config, options, "eval"):
       logging.warning("%s", unused)
@@ -96,6 +100,7 @@ class Program(typing.Generic[task_lib.TaskType]):
     Raises:
       UserError: if there is no run or no checkpoint.
     """
+    workdir = paths.to_path(workdir, "--workdir")
     config = workdir_lib.load(self.config_class, workdir)
     return evaluate_lib.restore(self._task(config), workdir)
 

@@ -1,5 +1,6 @@
 """Metrics of a run: one JSON line per logged step, and TensorBoard events."""
 
+import contextlib
 import json
 import secrets
 import time
@@ -12,6 +13,7 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
 from experiments.common import workdir as workdir_lib
+from tca_jax import storage
 
 METRICS_FILE = "metrics.jsonl"
 _PROTOS: typing.Any = event_pb2  # its classes are made when it is imported
@@ -20,20 +22,24 @@ _PROTOS: typing.Any = event_pb2  # its classes are made when it is imported
 class MetricsWriter:
   """Appends to `metrics.jsonl` and to TensorBoard events; a context manager.
 
-  Both are on disk when `write` returns. Records after the step at which a run is
+  Both are in the workdir when `write` returns. Records after the step at which a run is
   resumed are deleted, so that every step occurs in the file once.
   """
 
   def __init__(self, workdir: epath.PathLike, resume_step: int):
-    workdir = epath.Path(workdir)
-    path = workdir / METRICS_FILE
     kept = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
+    # The files of a bucket cannot be appended to: each write copies all of them there.
+    self._workdir = self._folder = epath.Path(workdir)
+    self._stack = contextlib.ExitStack()
+    if storage.in_bucket(workdir):
+      self._folder = self._stack.enter_context(storage.temporary_folder())
+    path = self._folder / METRICS_FILE
     workdir_lib.replace_text(
       path, "".join(json.dumps(record) + "\n" for record in kept)
     )
     self.seconds = kept[-1]["seconds"] if kept else 0.0
     self._file = path.open("a")
-    folder = workdir / "tensorboard"
+    folder = self._folder / "tensorboard"
     folder.mkdir(exist_ok=True)
     # The library's SummaryWriter would write in a thread, and lose events at a kill.
     self._events = event_file_writer.EventsWriter(
@@ -43,6 +49,7 @@ class MetricsWriter:
     started = _PROTOS.SessionLog(status=_PROTOS.SessionLog.START)
     for event in (dict(file_version="brain.Event:2"), dict(session_log=started)):
       self._events.write_event(_PROTOS.Event(step=resume_step + 1, **event))
+    self._flush()
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -50,17 +57,24 @@ class MetricsWriter:
   def __exit__(self, *_) -> None:
     self._file.close()
     self._events.close()
+    self._stack.close()
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Writes the metrics of a step; "seconds" is the training time so far."""
     self._file.write(json.dumps({"step": step} | metrics) + "\n")
-    self._file.flush()
     for name, value in metrics.items():
       scalar = summary.scalar(name, value)
       self._events.write_event(
         _PROTOS.Event(wall_time=time.time(), step=step, summary=scalar)
       )
+    self._flush()
+
+  def _flush(self) -> None:
+    """Writes what is buffered."""
+    self._file.flush()
     self._events.flush()
+    if self._folder != self._workdir:
+      storage.copy_files(self._folder, self._workdir)
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, typing.Any]]:

@@ -20,6 +20,7 @@ from experiments.common.config import Config
 from experiments.common.config import ConfigType
 from experiments.common.errors import ConfigError
 from tca_jax import checkpoint
+from tca_jax import storage
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "lock"
@@ -128,8 +129,13 @@ def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
 
   Raises:
     ConfigError: as `claim`; if the processes of another run train in the workdir; and if
-      the processes of this run do not share it.
+      the processes of this run do not share it, or if it is in a bucket.
   """
+  if storage.in_bucket(workdir) and not processes.is_alone():
+    raise ConfigError(
+      f"--workdir={workdir}: several processes need a folder that they share, such as a"
+      " bucket that is mounted as a folder"
+    )
   if not processes.is_first():
     processes.barrier(LOCK_FILE)
     if not (workdir / CONFIG_FILE).exists():
@@ -166,7 +172,7 @@ def check_claim(config: Config, workdir: epath.Path) -> None:
       pattern.
   """
   try:
-    checkpoint.check_path(workdir.resolve())
+    checkpoint.check_path(storage.absolute(workdir))
   except ValueError as error:
     raise ConfigError(f"--workdir={workdir}: {error}") from error
   if (workdir / CONFIG_FILE).exists():
@@ -210,10 +216,10 @@ def make_writable(folder: epath.Path, flag: str) -> None:
   """
   probe = folder / f"probe-{secrets.token_hex(4)}{_PART}"
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     probe.write_text("")
     probe.unlink()
-  except OSError as error:
+  except Exception as error:  # the packages for buckets have errors of their own
     raise ConfigError(f"{flag}={folder} cannot be written: {error}") from error
 
 
@@ -227,7 +233,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
   Raises:
     ConfigError: if another process holds it.
   """
-  if "://" in str(workdir):  # object stores have no locks
+  if storage.in_bucket(workdir):  # buckets have no locks
     yield
     return
   with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:

@@ -18,7 +18,9 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from experiments.common import paths
 from experiments.common.errors import DataError
+from tca_jax import storage
 
 _TEXT = (".csv", ".tsv")
 FORMATS = (*_TEXT, ".parquet", ".npz")
@@ -201,7 +203,7 @@ def read(source: typing.Any) -> Table:
   pandas = import_pandas()
   if isinstance(source, pandas.DataFrame):
     return Table(source, "the table")
-  path = epath.Path(source).expanduser()
+  path = paths.to_path(source, "the table").expanduser()
   check_format(path)
   if not path.exists():
     raise DataError(f"{path} does not exist")
@@ -265,9 +267,10 @@ def write(path: epath.Path, frame: typing.Any, new: Sequence[str]) -> None:
   """
   check_format(path)
   suffix = path.suffix.lower()
-  path.parent.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(path.parent)
   if suffix == ".parquet":
-    frame.to_parquet(path, index=False)
+    with path.open("wb") as file:
+      frame.to_parquet(file, index=False)
   elif suffix == ".npz":
     columns = {str(name): frame[name].to_numpy() for name in frame}
     texts = {name: x.astype(str) for name, x in columns.items() if x.dtype == object}
@@ -276,17 +279,18 @@ def write(path: epath.Path, frame: typing.Any, new: Sequence[str]) -> None:
     digits = {
       name: frame[name].map("{:.10g}".format, na_action="ignore") for name in new
     }
-    frame.assign(**digits).to_csv(
-      path,
-      sep="," if suffix == ".csv" else "\t",
-      index=False,
-      quoting=csv.QUOTE_MINIMAL,
-    )
+    with path.open("wb") as file:
+      frame.assign(**digits).to_csv(
+        file,
+        sep="," if suffix == ".csv" else "\t",
+        index=False,
+        quoting=csv.QUOTE_MINIMAL,
+      )
 
 
 def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes an NPZ file, whose arrays may have any name, such as "file"."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(path.parent)
   with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
     for name, array in arrays.items():
       with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -46,4 +46,5 @@ def draw_read(
 
 def save(figure: Figure, path: epath.PathLike) -> None:
   """Writes a figure as a PNG file."""
-  figure.savefig(path, dpi=110)
+  with epath.Path(path).open("wb") as file:
+    figure.savefig(file, format="png", dpi=110)

@@ -15,7 +15,6 @@ This module needs the extra `tca-jax[checkpoint]`. Folders may be in a bucket, s
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-import contextlib
 import hashlib
 import json
 import secrets
@@ -24,6 +23,7 @@ import warnings
 
 from flax import linen as nn
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,8 +65,8 @@ def save(
   """Saves a model and its parameters in a new folder.
 
   The folder appears when everything is written. If saving fails, it is not created, and
-  a folder to be overwritten stays as it is. Of several processes, only one calls the
-  function.
+  a folder to be overwritten stays as it is. After `jax.distributed.initialize`, all
+  processes call the function together, with the same arguments.
 
   Args:
     folder: the path of the folder: a string or a path object. "~" is the home folder.
@@ -103,17 +103,24 @@ def save(
       raise FileExistsError(f"{path} is not replaced, because it has no {FILE}")
 
   if storage.in_bucket(path):
+    if jax.process_count() > 1:
+      raise ValueError(f"{path} is in a bucket, where only a single process can save")
     with storage.temporary_folder() as part:
       _write(ocp, part, arrays, content)
       storage.replace_folder(part, path, last=FILE)
     return
 
-  # The suffixes are random, so that no other folder is in the way.
-  suffix = secrets.token_hex(4)
+  # The suffixes are random, so that no other folder is in the way, and those of the first
+  # process for all.
+  number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+  suffix, is_first = f"{int(number):08x}", jax.process_index() == 0
   part, old = (path.with_name(f"{path.name}.{x}-{suffix}") for x in ("part", "old"))
   try:
-    part.mkdir(parents=True)
+    if is_first:
+      part.mkdir(parents=True)
     _write(ocp, part, arrays, content)
+    if not is_first:
+      return
     if path.exists():
       path.rename(old)
     part.rename(path)
@@ -134,15 +141,16 @@ def _write(
   content: Mapping[str, typing.Any],
 ) -> None:
   """Writes a saved model into an empty folder, which is about to be moved."""
+  checkpoint = folder / _PARAMETERS
   if arrays:  # Orbax refuses an empty dict
-    checkpoint = folder / _PARAMETERS
-    with _alone(ocp):
-      ocp.save_checkpointables(checkpoint, {_PART: arrays})
-    # Orbax writes the present path into the files that mark a complete checkpoint. It
-    # only checks that they exist.
-    for marked in (checkpoint, checkpoint / _PART):
-      if (marked / "commit_success.txt").exists():
-        (marked / "commit_success.txt").write_text("committed\n")
+    ocp.save_checkpointables(checkpoint, {_PART: arrays})
+  if jax.process_index() > 0:
+    return  # the first process writes the rest
+  # Orbax writes the present path into the files that mark a complete checkpoint. It only
+  # checks that they exist.
+  for marked in (checkpoint, checkpoint / _PART):
+    if (marked / "commit_success.txt").exists():
+      (marked / "commit_success.txt").write_text("committed\n")
   content = {**content, "files": file_digests(folder)}
   (folder / FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -160,6 +168,7 @@ def load(
 
   The parameters are checked against the description before they are read. They are
   placed on JAX's default device, whatever the devices of the process that saved them.
+  After `jax.distributed.initialize`, all processes call the function together.
 
   A model of `PointEmbedder` or `SequenceEmbedder` knows only the locations of its
   training. Give its inputs to `warn_outside_range`, too.
@@ -366,17 +375,6 @@ def _orbax(folder: typing.Any) -> tuple[typing.Any, typing.Any]:
   return ocp, storage.absolute(storage.to_path(folder).expanduser())
 
 
-def _alone(ocp: typing.Any) -> contextlib.AbstractContextManager[typing.Any]:
-  """Makes Orbax save and load without waiting for other processes of JAX."""
-  if jax.process_count() == 1:
-    return contextlib.nullcontext()
-  context, this = ocp.Context(), jax.process_index()
-  context.multiprocessing.primary_host = this
-  context.multiprocessing.active_processes = {this}
-  context.multiprocessing.barrier_sync_key_prefix = f"only{this}"
-  return context
-
-
 def _read(path: typing.Any) -> dict[str, typing.Any]:
   """Reads the description of a saved model, and checks its outermost level."""
   file = path / FILE
@@ -445,8 +443,7 @@ def _restore(
   # Views of one number: shapes and dtypes without memory.
   like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
   try:
-    with _alone(ocp):
-      arrays = ocp.load_checkpointables(local / _PARAMETERS, {_PART: like})[_PART]
+    arrays = ocp.load_checkpointables(local / _PARAMETERS, {_PART: like})[_PART]
   except Exception as error:
     raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}") from error
   return jax.tree.map(jnp.asarray, arrays)

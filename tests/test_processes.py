@@ -25,6 +25,7 @@ from experiments.common import provenance
 from experiments.common import train
 from experiments.common.errors import ConfigError
 from experiments.common.errors import PreemptedError
+import tca_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = copy_task.CopyConfig(
@@ -59,7 +60,16 @@ def _options(config):
   return [f"--{name}={value}" for name, value in dataclasses.asdict(config).items()]
 
 
-def _start(*flags, count=2, devices=1, sent=None, victim=1, step=0, last_flags=()):
+def _start(
+  *flags,
+  program=("-c", _PROGRAM),
+  count=2,
+  devices=1,
+  sent=None,
+  victim=1,
+  step=0,
+  last_flags=(),
+):
   """Starts processes together; one sends itself a signal before a step."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -71,7 +81,7 @@ def _start(*flags, count=2, devices=1, sent=None, victim=1, step=0, last_flags=(
     environment = os.environ | {"XLA_FLAGS": xla_flags}
     if sent is not None and i == victim:
       environment |= {"STEP": str(step), "SIGNAL": str(int(sent))}
-    command = [sys.executable, "-c", _PROGRAM, *flags, "--distributed"]
+    command = [sys.executable, *program, *flags, "--distributed"]
     command += [f"--coordinator_address={address}"]
     command += [f"--num_processes={count}", f"--process_id={i}"]
     command += last_flags if i == count - 1 else ()
@@ -212,6 +222,23 @@ def test_two_processes_evaluate_all_beam_widths(tmp_path):
   assert [row["num_paths"] for row in rows] == [1, 2, 4, 8, "all"]
   assert rows[0]["accuracy"] == pytest.approx(expected["accuracy"])
   assert rows[-1]["accuracy"] == pytest.approx(expected["full_accuracy"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_a_table_and_save_the_model(tmp_path, rng):
+  workdir, (x, y) = tmp_path / "run", rng.random((2, 80))
+  np.savez(tmp_path / "points.npz", x=x, y=y, z=np.sin(5 * x) + y)
+  flags = [f"--workdir={workdir}", f"--table={tmp_path / 'points.npz'}", "--coords=x,y"]
+  flags += ["--target=z", "--num_steps=2", "--batch_size=2", "--eval_batches=1"]
+  flags += ["--read_layers=1", "--kriged_nodes=8"]
+  (first, _), (second, _) = _finish(
+    _start(*flags, program=("-m", "experiments.points"))
+  )
+  assert "Before training" in first and "held-out points" in first and not second
+  assert (workdir / "points.png").exists() and (workdir / "scores.json").exists()
+  _, params, info = tca_jax.load(workdir / "model")
+  assert info["step"] == 2 and jax.tree.leaves(params)
+  assert not list(tmp_path.glob("run/model.*"))
 
 
 @pytest.mark.slow

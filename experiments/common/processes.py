@@ -38,7 +38,7 @@ _ENDED = (
 )
 _DAY = 24 * 60 * 60
 _LAST_SECONDS = 2  # the first process ends so much later than the others
-_kept: list[typing.Any] = []  # C has a pointer to it
+_handlers: list[typing.Any] = []  # C has pointers to them, so they must stay
 
 Tree = typing.TypeVar("Tree")
 
@@ -78,7 +78,7 @@ class Cluster:
     if given:
       self._check(sorted(set(names) - set(given)))
     try:
-      _report_abort(f"process {'?' if self.process_id is None else self.process_id}")
+      _report_abort(f"process {self.process_id}" if given else "this process")
       # At the end the others wait for the files that the first process writes alone.
       jax.distributed.initialize(
         self.coordinator_address,
@@ -315,5 +315,5 @@ def _report_abort(name: str) -> None:
     os.write(2, f"{name} stops: {_ENDED}\n".encode())
     os._exit(1)
 
-  _kept.append(handler)
+  _handlers.append(handler)
   ctypes.CDLL(None).signal(signal.SIGABRT, handler)

@@ -1,6 +1,7 @@
 """Tree Cross Attention and ReTreever in JAX and Flax (Feng et al., ICLR 2024)."""
 
 from tca_jax import attention
+from tca_jax import bucketing
 from tca_jax import checkpoint
 from tca_jax import checks
 from tca_jax import growth
@@ -99,6 +100,7 @@ __all__ = [
   "TreeReading",
   "aggregate",
   "attention",
+  "bucketing",
   "build_tree",
   "check_context",
   "checkpoint",

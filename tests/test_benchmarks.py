@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import build
 from benchmarks import common
+from benchmarks import contexts
 from benchmarks import growth
 from benchmarks import retrieval
 from benchmarks import sharding
@@ -120,6 +121,24 @@ def test_build_main_stopped_keeps_the_rows_of_earlier_sizes(tmp_path, monkeypatc
   assert {row["num_tokens"] for row in rows} == {8}
 
 
+def test_contexts_main_tiny_sizes_write_throughput_and_padding(tmp_path):
+  rows = _run(
+    contexts,
+    tmp_path,
+    "--models=ca",
+    "--num_contexts=9",
+    "--largest=8",
+    "--num_queries=2",
+    "--num_buckets=1,2",
+    "--num_alone=2",
+  )
+  assert [row["system"] for row in rows] == ["ca/1", "ca/2", "ca/one by one"]
+  one, two, alone = (row["padding"] for row in rows)
+  assert one > two > alone == 0
+  assert all(row["contexts_per_second"] > 0 for row in rows)
+  assert rows[1]["largest_difference"] < 1e-5
+
+
 @pytest.mark.slow
 def test_growth_main_tiny_sizes_write_times_and_quality(tmp_path):
   rows = _run(
@@ -182,6 +201,7 @@ def test_command_line_bad_size_is_refused():
 
 def test_define_flags_help_texts_are_noun_phrases():
   for benchmark in (build, growth, retrieval, sharding, sweep, training):
+  for benchmark in (build, contexts, growth, retrieval, sweep, training):
     values = _parse(benchmark)
     for name in values:
       text = values[name].help.rpartition(">: ")[2]  # after the values of an enum

@@ -54,6 +54,7 @@ SURFACE = {
     "TreeReading",
     "aggregate",
     "attention",
+    "bucketing",
     "build_tree",
     "check_context",
     "checkpoint",
@@ -87,6 +88,7 @@ SURFACE = {
     "sibling_attention",
     "split_heads",
   ],
+  "tca_jax.bucketing": ["in_order", "make_buckets", "pad_contexts", "padding_share"],
   "tca_jax.checkpoint": [
     "FILE",
     "check_files",

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 LIBRARY_TESTS = (
   "attention",
+  "bucketing",
   "checkpoint",
   "checks",
   "embedders",

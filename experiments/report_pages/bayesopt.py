@@ -43,7 +43,7 @@ def section(results: runs.Results) -> str:
       " (ei) or by independent draws (thompson).",
       _verdict(rows, settings["num_start"]),
       "The regret is the smallest value found minus the known minimum; medians of the"
-      " runs, where several reach a size.",
+      " runs that reach a size. The figure draws regrets below 1e-5 as 1e-5.",
     ),
     _table(rows, "regret", ".2g"),
     text.paragraph(

@@ -103,7 +103,7 @@ def _task(config: dict[str, typing.Any]) -> str:
   if "synthetic" in config:
     return "Random surfaces, and windows of real maps."
   if "num_inputs" in config:
-    return f"Random functions of one to {config['num_inputs']} inputs."
+    return f"Random functions of 1 to {config['num_inputs']} inputs."
   return "Completion of MNIST digits."
 
 

@@ -82,7 +82,11 @@ def ints(values: flags.FlagValues, name: str) -> list[int]:
 
 
 def define_names(
-  values: flags.FlagValues, name: str, allowed: list[str], text: str
+  values: flags.FlagValues,
+  name: str,
+  allowed: list[str],
+  text: str,
+  may_be_empty: bool = False,
 ) -> None:
   """Defines a flag of comma-separated names, by default all that are allowed."""
   flags.DEFINE_list(
@@ -93,7 +97,7 @@ def define_names(
   )
   flags.register_validator(
     name,
-    lambda given: given and set(given) <= set(allowed),
+    lambda given: (given or may_be_empty) and set(given) <= set(allowed),
     f"must be of {', '.join(allowed)}",
     flag_values=values,
   )

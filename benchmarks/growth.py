@@ -244,7 +244,8 @@ def summarise(rows: list[Row]) -> str:
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags of the benchmark."""
   common.define_ints(values, "num_tokens", [10**6], "Numbers of context tokens N")
-  common.define_names(values, "models", list(MODELS), "Models whose inserts are timed")
+  timed = "Models whose inserts are timed (empty: none)"
+  common.define_names(values, "models", list(MODELS), timed, may_be_empty=True)
   common.define_ints(values, "batch_sizes", [1, 1000], "Numbers of tokens in one call")
   common.define_ints(
     values, "reaches", [2, 6, 30], "Depths of the subtrees that a new token may fill"

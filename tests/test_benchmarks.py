@@ -200,8 +200,7 @@ def test_command_line_bad_size_is_refused():
 
 
 def test_define_flags_help_texts_are_noun_phrases():
-  for benchmark in (build, growth, retrieval, sharding, sweep, training):
-  for benchmark in (build, contexts, growth, retrieval, sweep, training):
+  for benchmark in (build, contexts, growth, retrieval, sharding, sweep, training):
     values = _parse(benchmark)
     for name in values:
       text = values[name].help.rpartition(">: ")[2]  # after the values of an enum

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import growing
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import DataError
 import tca_jax
 
 TASK = "black_box"  # the task of the saved model
 _CAPACITY = 512  # leaf slots at the start, a power of two
-_CROWDED = 0.75  # share of the leaf slots above which a rebuild doubles their number
 _GROWTH = 1.1  # of the observations, until a Gaussian process is fitted again
 
 
@@ -61,60 +61,53 @@ class TrainedReader:
         f" {info.get('task')!r}"
       )
     self.num_axes, self.step = len(info["coords"]["axes"]), info["step"]
+    self._model: typing.Any = model
     self._params = params
-
-    def compiled(method: str, **options: typing.Any) -> typing.Any:
-      return jax.jit(functools.partial(model.apply, method=method), **options)
-
-    self._index = compiled("index_growing", static_argnames="capacity")
-    self._insert = compiled("insert", donate_argnums=1)
-    self._rebuild = compiled("rebuild", static_argnames="capacity")
-    self._read = compiled("read")
+    self._read = jax.jit(functools.partial(model.apply, method="read"))
 
   def start(self, coords: np.ndarray, values: np.ndarray) -> "GrowingReader":
     """Makes the memory of the first observations, `[N, C]` and `[N]`."""
     return GrowingReader(self, coords, values)
 
+  def grow(self) -> growing.GrowingContext:
+    """A context without observations."""
+    return growing.GrowingContext(
+      self._model, self._params, batch_size=1, capacity=_CAPACITY
+    )
 
-class GrowingReader(Surrogate):
-  """A trained reader with a memory into which every observation is inserted.
-
-  If an observation is refused, because the leaf slots near it are taken, the tree is
-  rebuilt, with twice as many slots if more than three quarters are taken.
-  """
-
-  def __init__(self, reader: TrainedReader, coords: np.ndarray, values: np.ndarray):
-    self._reader = reader
-    inputs = _context(coords, values)
-    self._growing = reader._index(reader._params, *inputs, capacity=_CAPACITY)
-    self._num_rebuilds = 0
-
-  def predict(self, coords: jax.Array) -> tca_jax.GaussianMixture:
-    reader = self._reader
-    read = reader._read(reader._params, self._growing.memory, coords[None])
+  def read(self, memory: typing.Any, coords: jax.Array) -> tca_jax.GaussianMixture:
+    """Predicts at `[M, C]` points; distributions of `[M, 1]` values."""
+    read = self._read(self._params, memory, coords[None])
     return jax.tree.map(lambda x: x[0], read.output)
 
+
+class GrowingReader(Surrogate):
+  """A trained reader with a memory into which every observation is inserted."""
+
+  def __init__(self, reader: TrainedReader, coords: np.ndarray, values: np.ndarray):
+    self._reader, self._context = reader, reader.grow()
+    self._insert(coords, values)
+
+  def predict(self, coords: jax.Array) -> tca_jax.GaussianMixture:
+    known: typing.Any = self._context.growing
+    return self._reader.read(known.memory, coords)
+
   def observe(self, coords: np.ndarray, value: float) -> None:
-    reader, new = self._reader, _context(coords[None], np.array([value]))
-    while True:
-      self._growing, numbers = reader._insert(reader._params, self._growing, *new)
-      if numbers[0, 0] >= 0:
-        return
-      capacity = self._growing.capacity
-      crowded = self.num_observations > _CROWDED * capacity
-      self._growing = reader._rebuild(
-        reader._params, self._growing, capacity=capacity * (2 if crowded else 1)
-      )
-      self._num_rebuilds += 1
+    self._insert(coords[None], np.array([value]))
 
   @property
   def num_observations(self) -> int:
     """Number of observations in the memory."""
-    return int(self._growing.tree.num_valid[0])
+    return self._context.num_points
 
   @property
   def description(self) -> dict[str, typing.Any]:
-    return {"num_rebuilds": self._num_rebuilds, "capacity": self._growing.capacity}
+    known: typing.Any = self._context.growing
+    return {"num_rebuilds": self._context.num_rebuilds, "capacity": known.capacity}
+
+  def _insert(self, coords: np.ndarray, values: np.ndarray) -> None:
+    """Inserts `[K, C]` points and `[K]` values."""
+    self._context.insert(coords.astype(np.float32), values[:, None].astype(np.float32))
 
 
 class GaussianProcess(Surrogate):
@@ -187,8 +180,3 @@ def check_sklearn() -> None:
       "the method gp needs scikit-learn; run `pip install scikit-learn`, or choose other"
       " --methods"
     )
-
-
-def _context(coords: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """A batch of one context."""
-  return coords[None].astype(np.float32), values[None, :, None].astype(np.float32)

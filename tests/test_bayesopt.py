@@ -173,7 +173,8 @@ def test_growing_reader_contains_every_observation(reader):
     grown.observe(x, y)
   assert grown.num_observations == 30
   assert grown.description == {"num_rebuilds": 1, "capacity": 32}
-  found = np.asarray(grown._growing.coords[0])[np.asarray(grown._growing.mask[0])]
+  known = grown._context.growing
+  found = np.asarray(known.coords[0])[np.asarray(known.mask[0])]
   np.testing.assert_array_equal(found, coords.astype(np.float32))
   start = reader.start(coords[:10], values[:10])
   output = start.predict(jnp.zeros((128, 6)))  # as many as in a step

@@ -29,6 +29,7 @@ class GrowingContext:
     batch_size: int,
     growing: tca_jax.GrowingMemory | None = None,
     num_rebuilds: int = 0,
+    capacity: int | None = None,
   ):
     """Continues from a memory, or starts without points.
 
@@ -38,9 +39,12 @@ class GrowingContext:
       batch_size: largest number of points in a batch.
       growing: a memory of the same model.
       num_rebuilds: the attribute that belongs to the memory.
+      capacity: the smallest number of leaf slots of a new memory; None: twice that of
+        the first points.
     """
     self.growing, self.num_rebuilds = growing, num_rebuilds
     self._model, self._batch_size = (model, params), batch_size
+    self._capacity = capacity
 
   @property
   def num_points(self) -> int:
@@ -51,11 +55,13 @@ class GrowingContext:
     """Inserts points.
 
     Args:
-      coords: `[K, C]`, K at most the batch size.
+      coords: `[K, C]`, K at most the batch size; the first points may be more.
       values: `[K, E]`.
     """
     if self.growing is None:
-      self.growing = _index(*self._model, coords[None], values[None])
+      self.growing = _index(
+        *self._model, coords[None], values[None], capacity=self._capacity
+      )
       return
     missing = np.arange(self._batch_size)[None] < len(coords)
     # One compilation for all batches.
@@ -82,6 +88,6 @@ def _compiled(method: str, **options: typing.Any) -> typing.Any:
   return jax.jit(call, static_argnums=0, **options)
 
 
-_index = _compiled("index_growing")
+_index = _compiled("index_growing", static_argnames="capacity")
 _insert = _compiled("insert", donate_argnums=2)
 _rebuild = _compiled("rebuild", static_argnames="capacity")

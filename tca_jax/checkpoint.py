@@ -15,7 +15,6 @@ This module needs the extra `tca-jax[checkpoint]`. Folders may be in a bucket, s
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-import hashlib
 import json
 import secrets
 import typing
@@ -34,9 +33,7 @@ from tca_jax.modules.embedders import PlacelessEmbedder
 
 __all__ = [
   "FILE",
-  "check_files",
   "check_path",
-  "file_digests",
   "first_line",
   "load",
   "save",
@@ -151,7 +148,7 @@ def _write(
   for marked in (checkpoint, checkpoint / _PART):
     if (marked / "commit_success.txt").exists():
       (marked / "commit_success.txt").write_text("committed\n")
-  content = {**content, "files": file_digests(folder)}
+  content = {**content, "files": storage.file_digests(folder)}
   (folder / FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -306,42 +303,6 @@ def check_path(path: typing.Any) -> None:
     )
 
 
-def file_digests(folder: typing.Any) -> dict[str, str]:
-  """Computes the checksums of all files in a folder.
-
-  Args:
-    folder: a path object.
-
-  Returns:
-    SHA-256 as a hexadecimal number, by the path of the file relative to the folder.
-  """
-  return {
-    file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-    for file in sorted(storage.files(folder))
-  }
-
-
-def check_files(
-  folder: typing.Any, digests: Mapping[str, str], original: typing.Any = None
-) -> None:
-  """Raises an error unless files are as they were when their checksums were computed.
-
-  Args:
-    folder: a path object.
-    digests: the result of `file_digests`. Other files in the folder are not checked.
-    original: the folder to name in errors, if this one is a copy.
-
-  Raises:
-    ValueError: if a file is missing, or if it has another checksum.
-  """
-  for name, digest in digests.items():
-    file, named = folder / name, (original or folder) / name
-    if not file.exists() or file.is_dir():
-      raise ValueError(f"{named} is missing")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-      raise ValueError(f"{named} is damaged or of another model")
-
-
 def first_line(error: BaseException) -> str:
   """Returns the first line of an error's message, without the errors that it caused.
 
@@ -419,7 +380,7 @@ def _restore(
   if not described and not (local / _PARAMETERS).exists():
     return {}
   # First, because Orbax logs what goes wrong with a damaged file.
-  check_files(local, content["files"], original=path)
+  storage.check_files(local, content["files"], original=path)
   try:
     stored = ocp.checkpointables_metadata(local / _PARAMETERS).metadata[_PART]
     if stored is None:

@@ -9,7 +9,9 @@ gcsfs or s3fs, or through TensorFlow if that is installed.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
+import hashlib
 import importlib.util
 import os
 import re
@@ -19,7 +21,9 @@ import typing
 __all__ = [
   "SCHEMES",
   "absolute",
+  "check_files",
   "copy_files",
+  "file_digests",
   "files",
   "in_bucket",
   "local_copy",
@@ -179,3 +183,39 @@ def replace_folder(source: typing.Any, target: typing.Any, last: str) -> None:
     (target / last).unlink(missing_ok=True)
     target.rmtree(missing_ok=True)  # in a bucket, an empty folder does not exist
   copy_files(source, target, last)
+
+
+def file_digests(folder: typing.Any) -> dict[str, str]:
+  """Computes the checksums of all files in a folder.
+
+  Args:
+    folder: a path object.
+
+  Returns:
+    SHA-256 as a hexadecimal number, by the path of the file relative to the folder.
+  """
+  return {
+    file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in sorted(files(folder))
+  }
+
+
+def check_files(
+  folder: typing.Any, digests: Mapping[str, str], original: typing.Any = None
+) -> None:
+  """Raises an error unless files are as they were when their checksums were computed.
+
+  Args:
+    folder: a path object.
+    digests: the result of `file_digests`. Other files in the folder are not checked.
+    original: the folder to name in errors, if this one is a copy.
+
+  Raises:
+    ValueError: if a file is missing, or if it has another checksum.
+  """
+  for name, digest in digests.items():
+    file, named = folder / name, (original or folder) / name
+    if not file.exists() or file.is_dir():
+      raise ValueError(f"{named} is missing")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+      raise ValueError(f"{named} is damaged or of another model")

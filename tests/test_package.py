@@ -91,9 +91,7 @@ SURFACE = {
   "tca_jax.bucketing": ["in_order", "make_buckets", "pad_contexts", "padding_share"],
   "tca_jax.checkpoint": [
     "FILE",
-    "check_files",
     "check_path",
-    "file_digests",
     "first_line",
     "load",
     "save",
@@ -350,7 +348,9 @@ SURFACE = {
   "tca_jax.storage": [
     "SCHEMES",
     "absolute",
+    "check_files",
     "copy_files",
+    "file_digests",
     "files",
     "in_bucket",
     "local_copy",

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 import tca_jax
-from tca_jax import checkpoint
 from tca_jax import storage
 from tests import buckets
 
@@ -126,4 +125,4 @@ def test_copy_files_copies_the_marker_last(tmp_path, monkeypatch):
   )
   storage.copy_files(source, target, last="marker")
   assert len(copied) == 4 and copied[-1] == target / "marker"
-  assert checkpoint.file_digests(source) == checkpoint.file_digests(target)
+  assert storage.file_digests(source) == storage.file_digests(target)

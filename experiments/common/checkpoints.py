@@ -97,7 +97,7 @@ class Checkpoints:
       if not saved:
         raise ValueError("Orbax skipped it")
       if processes.is_first():
-        digests = checkpoint.file_digests(folder)
+        digests = storage.file_digests(folder)
         workdir_lib.write_json(folder / _CHECKSUMS, digests)
       if self._local != self._directory:
         self._upload(step)
@@ -183,7 +183,7 @@ def _damage(folder: epath.Path) -> str:
   except (FileNotFoundError, ValueError):
     return ""  # an older one, or only this file is damaged: Orbax checks the others
   try:
-    checkpoint.check_files(folder, digests)
+    storage.check_files(folder, digests)
   except ValueError as error:
     return str(error)
   return ""

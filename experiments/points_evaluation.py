@@ -1,6 +1,5 @@
 """Evaluators of models of points: scores beside baselines, saved model and picture."""
 
-import tempfile
 import typing
 
 from absl import logging
@@ -15,7 +14,6 @@ from experiments import terrain_baselines
 from experiments import terrain_scaling
 from experiments.common import evaluate
 from experiments.common import interpolation
-from experiments.common import processes
 from experiments.common import systems
 from experiments.common import tables
 from experiments.common import task as task_lib
@@ -231,15 +229,13 @@ class SavedModel(task_lib.Evaluator["PointsTask"]):
     self, restored: task_lib.Restored["PointsTask"], path: epath.Path
   ) -> None:
     """Saves the model; the folder is replaced if it exists."""
-    # Orbax counts its operations, and all processes must run the same number.
-    with tempfile.TemporaryDirectory() as unused:
-      tca_jax.save(
-        path if processes.is_first() else epath.Path(unused) / self.file,
-        restored.task.model,
-        restored.params,
-        overwrite=True,
-        **restored.describe("points"),
-      )
+    tca_jax.save(
+      path,
+      restored.task.model,
+      restored.params,
+      overwrite=True,
+      **restored.describe("points"),
+    )
 
 
 class Picture(task_lib.Evaluator["PointsTask"]):

@@ -102,7 +102,8 @@ def _finish(started, codes=None):
   """The outputs and the errors of processes."""
   texts = [process.communicate(timeout=500) for process in started]
   found = [process.returncode for process in started]
-  assert found == (codes or [0] * len(started)), texts
+  everything = "\n".join(output + errors for output, errors in texts)
+  assert found == (codes or [0] * len(started)), everything
   return texts
 
 

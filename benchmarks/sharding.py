@@ -284,6 +284,11 @@ def main(values: flags.FlagValues) -> None:
       f" got {max(num_devices)}; on a CPU, set the environment variable"
       f" XLA_FLAGS=--xla_force_host_platform_device_count={max(num_devices)}"
     )
+  projected = [
+    project(name, values.project_tokens, count)
+    for name in values.models
+    for count in common.ints(values, "project_devices")
+  ]
   rows: list[Row] = []
   for name in values.models:
     for num_tokens in common.ints(values, "num_tokens"):
@@ -299,11 +304,9 @@ def main(values: flags.FlagValues) -> None:
             values.repeats,
           )
         )
-        common.keep(values, "sharding", rows)
+        common.keep(values, "sharding", rows + projected)
         print(f"{name}, {num_tokens:,} tokens, {count} devices", flush=True)
-  for name in values.models:
-    for count in common.ints(values, "project_devices"):
-      rows.append(project(name, values.project_tokens, count))
+  rows += projected
   common.finish(values, "sharding", rows, summarise(rows))
 
 

@@ -81,7 +81,8 @@ def build_sharded_tree(
   first = jax.lax.axis_index(axis_name) * num_tokens
   number = first + jnp.arange(num_tokens, dtype=jnp.int32)
   count = jax.lax.psum(jnp.sum(mask, dtype=jnp.int32), axis_name)
-  points = tree_lib.make_finite(jnp.where(mask[:, None], coords, 0))
+  points = jax.lax.stop_gradient(jnp.where(mask[:, None], coords, 0))
+  points = tree_lib.make_finite(points)
   if order == "given":
     points = jnp.zeros_like(points[:, :1])
   elif order == "axis":
@@ -289,14 +290,15 @@ def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeSta
 
 def _measure_domain(tree: ShardedTree, coords: jax.Array, values: jax.Array) -> Domain:
   """The domain of the tokens of all devices, from the ends of their ranges."""
-  valid = tree.leaf_mask[:, None]
+  valid, some = tree.leaf_mask[:, None], jnp.any(tree.leaf_mask)
 
   def ends(x: jax.Array) -> jax.Array:
+    """`[2 P, width]`; with `jax.lax.psum`, which unlike `pmin` has a gradient."""
     x = x.astype(jnp.float32)
     low = jnp.min(jnp.where(valid, x, jnp.inf), axis=0)
     high = jnp.max(jnp.where(valid, x, -jnp.inf), axis=0)
-    low = jax.lax.pmin(low, tree.axis_name)
-    return jnp.stack([low, jax.lax.pmax(high, tree.axis_name)])
+    own = jnp.where(some, jnp.stack([low, high]), 0)
+    return tree.gather(own[None]).reshape(-1, x.shape[-1])
 
-  some = jnp.stack([tree.num_valid > 0] * 2)
-  return statistics_lib.measure_domain(ends(coords), ends(values), some)
+  found = jnp.repeat(tree.upper_tree.leaf_mask, 2)
+  return statistics_lib.measure_domain(ends(coords), ends(values), found)

@@ -29,7 +29,8 @@ def section(results: runs.Results) -> str:
       " and from a new memory of the same points.",
       _verdict(rows),
       "The time of a point is that of all insertions so far, with rebuilds and"
-      f" compilations; it is of {content['device']}, {content['cores']} cores.",
+      f" compilations; it is of {content['device']}, {content['cores']} cores, beside other"
+      " programs.",
       "`python -m experiments.stream` makes this result.",
     ),
     _table(rows, unit),

@@ -235,7 +235,7 @@ def test_two_processes_train_on_a_table_and_save_the_model(tmp_path, rng):
   (first, _), (second, _) = _finish(
     _start(*flags, program=("-m", "experiments.points"))
   )
-  assert "Before training" in first and "held-out points" in first and not second
+  assert "Before training" in first and "held-out points" not in second
   assert (workdir / "points.png").exists() and (workdir / "scores.json").exists()
   _, params, info = tca_jax.load(workdir / "model")
   assert info["step"] == 2 and jax.tree.leaves(params)

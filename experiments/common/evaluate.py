@@ -231,6 +231,7 @@ def evaluate_workdir(
   contents = {}
   with processes.together():
     processes.check(task.config)
+    workdir_lib.check_shared(epath.Path(workdir))
     storage.make_folder(out)
     restored = restore(task, workdir)
     for evaluator in sorted(evaluators, key=lambda x: not x.shared):

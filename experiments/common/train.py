@@ -59,6 +59,7 @@ def train(task: task_lib.Task, workdir: epath.PathLike) -> None:
   with processes.together():
     # These errors are found before the workdir is written.
     processes.check(task.config)
+    workdir_lib.check_shared(workdir)
     processes.shardings(task.config.batch_size)
     with (
       workdir_lib.claimed(task.config, workdir),

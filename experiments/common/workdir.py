@@ -117,6 +117,19 @@ def load_for_evaluation(
   return dataclasses.replace(config, **asked)
 
 
+def check_shared(workdir: epath.Path) -> None:
+  """Checks that several processes can save and restore together in a workdir.
+
+  Raises:
+    ConfigError: if they cannot, because it is in a bucket.
+  """
+  if storage.in_bucket(workdir) and not processes.is_alone():
+    raise ConfigError(
+      f"--workdir={workdir}: several processes need a folder that they share, such as a"
+      " bucket that is mounted as a folder"
+    )
+
+
 @contextlib.contextmanager
 def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
   """Claims a workdir, and keeps other processes from it until this one leaves or dies.
@@ -129,13 +142,8 @@ def claimed(config: Config, workdir: epath.Path) -> Iterator[None]:
 
   Raises:
     ConfigError: as `claim`; if the processes of another run train in the workdir; and if
-      the processes of this run do not share it, or if it is in a bucket.
+      the processes of this run do not share it.
   """
-  if storage.in_bucket(workdir) and not processes.is_alone():
-    raise ConfigError(
-      f"--workdir={workdir}: several processes need a folder that they share, such as a"
-      " bucket that is mounted as a folder"
-    )
   if not processes.is_first():
     processes.barrier(LOCK_FILE)
     if not (workdir / CONFIG_FILE).exists():

@@ -53,8 +53,9 @@ def section(results: runs.Results) -> str:
     ),
     _table(rows, "step_seconds", ".1f", 1e3),
     text.paragraph(
-      "Seconds of a run until a size, with compilation and with every fit of"
-      " hyper-parameters."
+      "Seconds of a run until a size, with every fit of hyper-parameters. The first run"
+      " of a command also compiles the reader, once for each capacity, which can take"
+      " longer than its steps; so the only run of a size can be far above the others."
     ),
     _table(rows, "seconds", ".1f"),
     text.image(FIGURE, "Regret and time of a step against observations")

@@ -15,10 +15,8 @@ observes the value. Half of the candidates are uniform, and half are near the be
 
 The regret of a run is the smallest value found minus the known minimum. Every finished
 run is kept in --out, and the same command goes on from there; with more --num_seeds or
---num_observations, only the missing runs are made. results/bayesopt.json was made by
-
-  python -m experiments.bayesopt --num_seeds=3 --num_observations=1000
-  python -m experiments.bayesopt
+--num_observations, only the missing runs are made. The "sessions" of the file are the
+commands that made it.
 """
 
 from collections.abc import Callable

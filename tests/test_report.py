@@ -20,6 +20,7 @@ from experiments.report_pages import sharding
 from experiments.report_pages import streaming
 from experiments.report_pages import studies
 from experiments.report_pages import text
+from experiments.report_pages import unequal
 
 ROOT = pathlib.Path(__file__).parent.parent
 COPY = dict(sequence_length=256, num_steps=500, batch_size=32)
@@ -523,3 +524,23 @@ def test_sharding_rows_are_measured_timed_and_projected():
     ["TCA", "1", "1,000,000,000", "1,024", "1.50", "256"],
   ]
   assert sharding.parts([]) == []
+
+
+def test_unequal_rows_are_by_model_and_buckets():
+  shared = dict(num_contexts=2000, num_tokens=9000, smallest=4, largest=256)
+  rows = [
+    dict(
+      system="ca/2", num_buckets=2, bucket_sizes=[40, 256], padding=0.25,
+      contexts_per_second=1234.5, compile_seconds=1.25,
+    ),
+    dict(
+      system="ca/one by one", padding=0.0, contexts_per_second=99.6, compile_seconds=50.0
+    ),
+  ]  # fmt: skip
+  about, table = unequal.parts([row | shared for row in rows])
+  assert about.startswith("2,000 contexts of 4 to 256 tokens, 9,000 tokens together")
+  assert _rows(table, "Cross") == [
+    ["Cross Attention", "2", "40, 256", "25%", "1,234", "1.2"],
+    ["Cross Attention", "one by one", "", "0%", "100", "50.0"],
+  ]
+  assert unequal.parts([]) == []

@@ -9,6 +9,7 @@ from experiments.report_pages import runs
 from experiments.report_pages import sharding
 from experiments.report_pages import speed
 from experiments.report_pages import text
+from experiments.report_pages import unequal
 from experiments.report_pages.runs import Results
 
 Rows = list[ratios.Row]
@@ -70,6 +71,13 @@ def make(results: Results) -> str:
       sharding.INTRODUCTION,
       sharding.parts,
     ),
+    _benchmark(
+      results,
+      "Many contexts of unequal size",
+      "contexts",
+      unequal.INTRODUCTION,
+      unequal.parts,
+    ),
     _commands(),
     _hardware(files),
   )
@@ -124,6 +132,7 @@ def _commands() -> str:
     "python -m benchmarks.growth --repeats=2\n"
     "XLA_FLAGS=--xla_force_host_platform_device_count=8"
     " python -m benchmarks.sharding --repeats=3\n"
+    "python -m benchmarks.contexts\n"
     "```",
     text.paragraph(
       "Each command prints its tables and writes JSON to `--out`, by default"

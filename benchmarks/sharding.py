@@ -225,7 +225,9 @@ def project(name: str, num_tokens: int, num_devices: int) -> Row:
     "num_devices": num_devices,
     "num_paths": num_paths,
     "memory_bytes_formula": memory_bytes(model, num_tokens, num_devices),
-    "query_bytes_formula": query_bytes(model, num_tokens, num_paths),
+    "query_bytes_formula": query_bytes(model, num_tokens, num_paths)
+    if num_devices > 1
+    else 0,
   }
 
 

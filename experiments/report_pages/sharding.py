@@ -3,6 +3,7 @@
 from experiments.common import tables
 from experiments.common.systems import TITLES
 from experiments.report_pages import ratios
+from experiments.report_pages import text
 
 Rows = list[ratios.Row]
 
@@ -52,7 +53,7 @@ def parts(rows: Rows) -> list[str]:
       for row in timed
     ]
     header = [*shared, "index, s", "read, us per query"]
-    found += [_TIMES, tables.markdown(header, lines)]
+    found += [text.paragraph(_TIMES), tables.markdown(header, lines)]
   if projected:
     lines = [
       [

@@ -405,17 +405,11 @@ def test_bad_arguments_raise_value_errors():
 def test_read_leaves_split_memory_raises_value_error():
   model = _model("tca")
   params = models.params(model)
-  mesh = _mesh(context=4)
-
-  def read_leaves(memory, x):
-    return model.apply(params, memory, x, method="read_leaves")
-
-  coords, values, mask, query_coords = _context(12)
-  memory = sharding.index(model, params, coords, values, mask, mesh=mesh)
+  context = _context(12)
+  index = functools.partial(sharding.index, model, mesh=_mesh(context=4))
+  memory = jax.eval_shape(index, params, *context[:3])
   with pytest.raises(ValueError, match="memory must be on one device"):
-    jax.shard_map(read_leaves, mesh=mesh, in_specs=PartitionSpec())(
-      memory, query_coords
-    )
+    model.apply(params, memory, context[3], method="read_leaves")
 
 
 @sharded

@@ -126,7 +126,7 @@ def test_find_config_of_no_task_raises(finished, tmp_path):
   with pytest.raises(ConfigError, match=r"must belong to one of the tasks .* to none"):
     export.find_config(run)
   (run / "config.json").write_text("{}")
-  with pytest.raises(ConfigError, match="they belong to activity, copy_task, gp_"):
+  with pytest.raises(ConfigError, match="they belong to activity, black_box, copy_"):
     export.find_config(run)
 
 

@@ -14,9 +14,7 @@ INTRODUCTION = (
   " table compares"
   " a relative model's predictions from a memory that has grown with those from a new"
   " memory of the same points: points of the map `fault` arrive at random, or from west"
-  " to east. Where points are refused, the tree is rebuilt at the same capacity. The"
-  " insertions into 1,000,000 tokens were timed before single ones stopped copying the"
-  " counts of all nodes, and those of `growth_quality.json` beside other programs."
+  " to east. Where points are refused, the tree is rebuilt at the same capacity."
 )
 
 

@@ -131,7 +131,7 @@ def test_krige_ignores_nodes_without_token(rng):
 
 def test_krige_at_an_observation_without_noise_returns_it(rng):
   offset, nodes = _nodes(rng, 10, points=True)
-  offset = offset - offset[3]
+  offset = offset - offset[3][None]
   changes = jnp.zeros(_NUM_CHANGES).at[-1].set(-8.0)
   covariance = node_kriging.Covariance.from_changes(changes)
   mean, std = node_kriging.krige(offset, nodes, _frame(), covariance)

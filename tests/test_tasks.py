@@ -195,13 +195,8 @@ def test_batches_have_consistent_shapes_dtypes_and_masks(name, task_of):
     )
 
 
-@pytest.mark.parametrize(  # test_train runs the copy task
-  "name",
-  [
-    "images",
-    *(pytest.param(x, marks=pytest.mark.slow) for x in FIGURES if x != "images"),
-  ],
-)
+@pytest.mark.slow  # the fast test_train runs the copy task
+@pytest.mark.parametrize("name", FIGURES)
 def test_run_trains_evaluates_and_restores(name, configs, tmp_path):
   config = configs[name]
   if name == "terrain":  # test_task_terrain evaluates it with a tree

@@ -130,6 +130,7 @@ def test_train_finished_run_is_evaluated_again(finished):
   assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_beam_widths_read_more_until_all_is_read(finished, tmp_path, capsys):
   workdir, result = finished
   task = copy_task.CopyTask(CONFIG)
@@ -240,6 +241,7 @@ def test_evaluate_on_eight_devices_agrees_with_one(mode, tmp_path, finished):
     assert found["log_likelihood"] == pytest.approx(result["log_likelihood"], rel=1e-4)
 
 
+@pytest.mark.slow  # the fast test_processes has two devices
 def test_train_on_eight_devices_agrees_with_one(tmp_path, finished):
   workdir, _ = finished
   trained = epath.Path(tmp_path / "trained")

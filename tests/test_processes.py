@@ -161,7 +161,8 @@ def test_kill_of_one_process_ends_the_other_and_one_resumes(victim, tmp_path, lo
   codes = [1, 1]
   codes[victim] = -signal.SIGKILL
   errors = _finish(started, codes)[1 - victim][1]
-  last = errors.strip().splitlines()[-1]
+  # JAX may still write a part of its own report after the line.
+  last = "\n".join(errors.strip().splitlines()[-5:])
   assert f"process {1 - victim} of 2 stops: another process ended" in last
   assert "Traceback" not in errors
   assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == [

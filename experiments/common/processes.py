@@ -303,7 +303,7 @@ def _name() -> str:
 
 
 def _report_abort(name: str) -> None:
-  """Makes the last line of this process a clear one if JAX aborts it.
+  """Prints a clear line if JAX aborts this process.
 
   JAX does so, in a thread of its own, when the first process is gone, or when it has
   missed the heartbeats of another. Handlers of Python's `signal` would never run: they

@@ -327,7 +327,7 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
   for bad, message in (
     (query_coords[..., :1], r"query_coords must be \[3, M, 2\], got shape \(3, 4, 1\)"),
     (query_coords[:, :2], r"query_coords must be \(3, 4\) \+ \(C,\) to match"),
-    (np.full_like(query_coords, np.nan), "query_coords must be finite"),
+    (np.full_like(query_coords, np.inf), "query_coords must be finite"),
   ):
     with pytest.raises(ValueError, match=message):
       apply(memory, queries, query_coords=bad, method="read")

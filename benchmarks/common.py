@@ -81,6 +81,12 @@ def ints(values: flags.FlagValues, name: str) -> list[int]:
   return [int(x) for x in getattr(values, name)]
 
 
+def define_counts(values: flags.FlagValues, *counts: tuple[str, int, str]) -> None:
+  """Defines flags of integers of at least 1, each by its name, default and help."""
+  for name, default, text in counts:
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+
+
 def define_names(
   values: flags.FlagValues,
   name: str,

@@ -169,14 +169,14 @@ def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags of the benchmark."""
   common.define_names(values, "models", list(READ_OUTS), "Models to compare")
   common.define_ints(values, "num_buckets", [1, 2, 4, 8], "Largest numbers of buckets")
-  for name, default, text in (
+  common.define_counts(
+    values,
     ("num_contexts", 4000, "Number of contexts."),
     ("smallest", 4, "Smallest number of tokens of a context."),
     ("largest", 512, "Largest number of tokens of a context."),
     ("num_queries", 16, "Largest number of queries of a context."),
     ("num_alone", 50, "Number of contexts that are predicted one by one."),
-  ):
-    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  )
   common.define_shared_flags(values)
 
 

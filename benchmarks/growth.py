@@ -251,13 +251,13 @@ def define_flags(values: flags.FlagValues) -> None:
     values, "reaches", [2, 6, 30], "Depths of the subtrees that a new token may fill"
   )
   common.define_names(values, "arrivals", list(ARRIVALS), "Orders of the map's points")
-  for name, default, text in (
+  common.define_counts(
+    values,
     ("num_inserts", 10**5, "Number of timed insertions for each batch size."),
     ("quality_tokens", 16_384, "Number of the map's points before insertion."),
     ("quality_batch", 512, "Number of the map's points in one call."),
     ("num_targets", 4096, "Largest number of held-out points to predict."),
-  ):
-    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  )
   common.define_shared_flags(values)
 
 

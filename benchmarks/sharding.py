@@ -76,10 +76,12 @@ def memory_bytes(model: tca_jax.ReTreever, num_tokens: int, num_devices: int) ->
   return 4 * numbers + leaves + 4 * b
 
 
-def query_bytes(model: tca_jax.ReTreever, num_tokens: int, num_paths: int) -> int:
+def query_bytes(
+  model: tca_jax.ReTreever, num_tokens: int, num_paths: int, num_devices: int
+) -> int:
   """Computes the bytes that the devices add up to predict for one query.
 
-  They do not depend on the number of devices. A dot-product read of one path sends the
+  They do not depend on the number of devices, if there are several. A dot-product read of one path sends the
   output of the attention. Several paths also send the logits of their children at every
   level. A relative read sends the distances of the children, and the nodes that the
   query reads.
@@ -88,7 +90,10 @@ def query_bytes(model: tca_jax.ReTreever, num_tokens: int, num_paths: int) -> in
     model: see `memory_bytes`.
     num_tokens: N.
     num_paths: the number of paths that a query follows.
+    num_devices: P.
   """
+  if num_devices == 1:
+    return 0
   read_out: typing.Any = model.read_out
   b = read_out.branch_factor
   kept, children = 1, 0
@@ -188,11 +193,12 @@ def measure(
     "memory_bytes_formula": memory_bytes(model, num_tokens, num_devices),
     "index_temp_bytes": sizes.temp_size_in_bytes,
     "index_argument_bytes": sizes.argument_size_in_bytes,
-    "query_bytes": sent_bytes(reading.as_text() or "") / num_queries,
-    "query_bytes_formula": query_bytes(model, num_tokens, num_paths),
+    # The sums of a single device's program send nothing.
+    "query_bytes": sent_bytes(reading.as_text() or "") / num_queries
+    if num_devices > 1
+    else 0,
+    "query_bytes_formula": query_bytes(model, num_tokens, num_paths, num_devices),
   }
-  if num_devices == 1:  # nothing is sent
-    row["query_bytes_formula"] = row["query_bytes"] = 0
   for key in ("memory_bytes", "query_bytes"):
     measured, expected = row[key], row[f"{key}_formula"]
     if abs(measured - expected) > _TOLERANCE * expected:
@@ -225,9 +231,7 @@ def project(name: str, num_tokens: int, num_devices: int) -> Row:
     "num_devices": num_devices,
     "num_paths": num_paths,
     "memory_bytes_formula": memory_bytes(model, num_tokens, num_devices),
-    "query_bytes_formula": query_bytes(model, num_tokens, num_paths)
-    if num_devices > 1
-    else 0,
+    "query_bytes_formula": query_bytes(model, num_tokens, num_paths, num_devices),
   }
 
 
@@ -268,12 +272,12 @@ def define_flags(values: flags.FlagValues) -> None:
   common.define_ints(
     values, "project_devices", [1, 8, 64, 1024], "Numbers of devices of the projection"
   )
-  for name, default, text in (
+  common.define_counts(
+    values,
     ("run_tokens", 10**6, "Largest number of tokens with which programs are run."),
     ("num_queries", 1024, "Number of queries in one call."),
     ("project_tokens", 10**9, "Number of tokens of the projection."),
-  ):
-    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  )
   common.define_shared_flags(values)
 
 

@@ -38,8 +38,8 @@ import numpy as np
 
 from experiments import surrogates
 from experiments.common import acquisition
+from experiments.common import flags as flags_lib
 from experiments.common import launch
-from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import ConfigError
@@ -100,9 +100,9 @@ def compare(
       of other settings.
     DataError: if scikit-learn is needed and not installed.
   """
-  _check_names("function", functions, benchmark_functions.FUNCTIONS)
-  _check_names("methods", methods, TITLES)
-  _check_names("acquisition", acquisitions, ACQUISITIONS)
+  flags_lib.check_names("function", functions, benchmark_functions.FUNCTIONS)
+  flags_lib.check_names("methods", methods, TITLES)
+  flags_lib.check_names("acquisition", acquisitions, ACQUISITIONS)
   for name, number in (("num_observations", num_observations), ("num_gp", num_gp)):
     if number < NUM_START:
       raise ConfigError(
@@ -161,17 +161,6 @@ def _load(out: epath.Path, settings: Row) -> dict[str, typing.Any]:
       " choose another --out"
     )
   return content
-
-
-def _check_names(
-  flag: str, names: Sequence[str], allowed: typing.Iterable[str]
-) -> None:
-  unknown = sorted(set(names) - set(allowed))
-  if unknown or not names:
-    raise ConfigError(
-      f"{flag} must have names of {', '.join(allowed)}, got"
-      f" {unknown[0] if unknown else ''!r}"
-    )
 
 
 def minimise(
@@ -265,8 +254,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
 
   def program() -> None:
-    out = paths.to_path(values.out, "--out")
-    workdir_lib.make_writable(out.parent, "--out")
+    out = workdir_lib.writable_file(values.out, "--out")
     content = compare(
       values.function,
       values.methods,

@@ -204,6 +204,8 @@ class _Followed:
     context, saved = self._context, self._context.num_points
     if saved:
       print(f"{self._workdir}: continuing after {saved:,} points", flush=True)
+    if rows := self.rows():  # a kill may have prevented the picture
+      self._map.draw(rows)
     if saved < self._sizes[-1]:
       provenance.record_training(self._workdir, saved)
     with (
@@ -224,7 +226,7 @@ class _Followed:
             )
         if size not in {row["num_points"] for row in self.rows()}:
           writer.write(size, self._measure(size))
-        self._map.draw(self.rows())
+          self._map.draw(self.rows())
 
   def rows(self) -> list[Row]:
     """What was measured so far, a row for each size."""

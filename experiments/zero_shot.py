@@ -25,13 +25,12 @@ import numpy as np
 
 from experiments import points_evaluation
 from experiments import points_prediction
+from experiments.common import flags as flags_lib
 from experiments.common import launch
-from experiments.common import paths
 from experiments.common import provenance
 from experiments.common import systems
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import CheckpointError
-from experiments.common.errors import ConfigError
 from experiments.data import point_sets
 from experiments.data import shipped_tables
 from experiments.data import windows
@@ -64,12 +63,7 @@ def compare(
     ConfigError: if a name is unknown.
     DataError: if the package of a table is not installed.
   """
-  unknown = sorted(set(names) - set(shipped_tables.TABLES))
-  if unknown or not names:
-    raise ConfigError(
-      f"tables must have names of {', '.join(shipped_tables.TABLES)}, got"
-      f" {unknown[0] if unknown else ''!r}"
-    )
+  flags_lib.check_names("tables", names, shipped_tables.TABLES)
   started = time.monotonic()
   model, params, info = points_prediction.load_model(model_folder)
   if info.get("task") != points_prediction.SURFACES:
@@ -134,9 +128,8 @@ def _splits(
     points.held_out.take_first(None),
   )
   fold = np.arange(len(every.coords)) * _NUM_FOLDS // len(every.coords)
-  size = len(fold) - int(
-    np.bincount(fold).max()
-  )  # every fold has a context of one size
+  # Every fold has a context of one size.
+  size = len(fold) - int(np.bincount(fold).max())
   folds = []
   for i in range(_NUM_FOLDS):
     known, held_out = (
@@ -169,8 +162,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
 
   def program() -> None:
-    out = paths.to_path(values.out, "--out")
-    workdir_lib.make_writable(out.parent, "--out")
+    out = workdir_lib.writable_file(values.out, "--out")
     names = [name.strip() for name in values.tables.split(",") if name.strip()]
     content = compare(names, values.model, values.num_targets)
     workdir_lib.write_json(out, content)

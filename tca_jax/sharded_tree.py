@@ -177,6 +177,8 @@ def stored_slot(tree: Tree, slot: jax.Array) -> jax.Array:
     tree: the tree of one context.
     slot: int32 of any shape, the slots of an unsplit memory.
   """
+  if not isinstance(tree, ShardedTree):
+    return slot
   b = tree.branch_factor
   return stored_row(tree, slot // b) * b + slot % b
 

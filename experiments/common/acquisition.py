@@ -1,14 +1,14 @@
-r"""Acquisition functions of Bayesian optimisation, and the candidates that they score.
+"""Acquisition functions of Bayesian optimisation, and the candidates that they score.
 
 All functions minimise: a small value is good. A predicted distribution is a
 `tca_jax.GaussianMixture` of one channel; a normal distribution is a mixture of one.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
+from experiments.common.draws import log_uniform
+from experiments.common.draws import uniform
 import tca_jax
 
 _RADII = (1e-3, 0.5)  # of the candidates near the best point, in sides of the cube
@@ -79,12 +79,9 @@ def near(rng: jax.Array, centres: jax.Array, used: jax.Array) -> jax.Array:
     `[n, C]` float32.
   """
   radius_rng, step_rng = jax.random.split(rng)
-  low, high = map(math.log, _RADII)
-  radius = jax.random.uniform(
-    radius_rng, (len(centres), 1), jnp.float32, minval=low, maxval=high
-  )
+  radius = log_uniform(radius_rng, *_RADII, (len(centres), 1))
   step = jax.random.normal(step_rng, centres.shape, jnp.float32) * used
-  return jnp.clip(centres + jnp.exp(radius) * step, 0, 1)
+  return jnp.clip(centres + radius * step, 0, 1)
 
 
 def draw_candidates(
@@ -102,6 +99,6 @@ def draw_candidates(
     `[M, C]` float32.
   """
   uniform_rng, near_rng = jax.random.split(rng)
-  anywhere = jax.random.uniform(uniform_rng, (size // 2, len(used)), jnp.float32)
+  anywhere = uniform(uniform_rng, 0, 1, (size // 2, len(used)))
   centres = jnp.broadcast_to(best, (size - size // 2, len(used)))
   return jnp.concatenate([anywhere * used, near(near_rng, centres, used)])

@@ -6,6 +6,7 @@ flags, so that a process may run several experiments one after the other. Nothin
 """
 
 from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import textwrap
@@ -60,6 +61,21 @@ class Arguments:
   given: dict[str, typing.Any]
   verbosity: int
   cluster: processes.Cluster
+
+
+def check_names(flag: str, names: Collection[str], allowed: Iterable[str]) -> None:
+  """Checks a list of names.
+
+  Raises:
+    ConfigError: if it is empty, or if a name is not allowed.
+  """
+  allowed = list(allowed)
+  unknown = sorted(set(names) - set(allowed))
+  if unknown or not names:
+    raise ConfigError(
+      f"{flag} must have names of {', '.join(allowed)}, got"
+      f" {unknown[0] if unknown else ''!r}"
+    )
 
 
 def parse(

@@ -15,6 +15,7 @@ import typing
 from etils import epath
 
 from experiments.common import config as config_lib
+from experiments.common import paths
 from experiments.common import processes
 from experiments.common.config import Config
 from experiments.common.config import ConfigType
@@ -229,6 +230,21 @@ def make_writable(folder: epath.Path, flag: str) -> None:
     probe.unlink()
   except Exception as error:  # the packages for buckets have errors of their own
     raise ConfigError(f"{flag}={folder} cannot be written: {error}") from error
+
+
+def writable_file(path: epath.PathLike, flag: str) -> epath.Path:
+  """Converts the path of a file to write; its folder is created if it does not exist.
+
+  Args:
+    path: the path, of this machine or of a bucket.
+    flag: the command-line flag that has the path, for the message.
+
+  Raises:
+    ConfigError: if the path cannot be used, or if the folder cannot be written.
+  """
+  file = paths.to_path(path, flag)
+  make_writable(file.parent, flag)
+  return file
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from experiments.common import acquisition
 from experiments.common.batch import Batch
+from experiments.common.draws import chance
+from experiments.common.draws import log_uniform
+from experiments.common.draws import uniform
 from experiments.data import random_surfaces
-from experiments.data.draws import chance
-from experiments.data.draws import log_uniform
-from experiments.data.draws import uniform
 
 # Of a process on the cube of one axis; they grow with the cube's diagonal.
 _LENGTHS = (0.1, 3.0)

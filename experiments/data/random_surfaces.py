@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common.batch import Batch
-from experiments.data.draws import chance
-from experiments.data.draws import log_uniform
-from experiments.data.draws import uniform
+from experiments.common.draws import chance
+from experiments.common.draws import log_uniform
+from experiments.common.draws import uniform
 
 MIN_CONTEXT = 8
 _NUM_WAVES = 256  # in the sum that approximates a Gaussian process

@@ -21,10 +21,9 @@ Row = dict[str, typing.Any]
 
 def section(results: runs.Results) -> str:
   """The regret and the time of optimisation with a reader, beside the baselines."""
-  files = [file for file in results.files if file.path == FILE]
-  if not files:
+  content = results.content(FILE)
+  if content is None:
     return ""
-  content = files[0].content
   rows, settings = content["rows"], content["settings"]
   origin = content["sessions"][-1]
   figure = (results.folder / FIGURE).exists()

@@ -85,9 +85,7 @@ def make(results: Results) -> str:
 
 def rows_of(results: Results, name: str) -> Rows:
   """The rows of a benchmark's main file; [] if it was not run."""
-  return next(
-    (file.content for file in results.files if file.path == f"{_FOLDER}{name}.json"), []
-  )
+  return results.content(f"{_FOLDER}{name}.json") or []
 
 
 def _benchmark(

@@ -203,6 +203,10 @@ class Results:
       for path in sorted(paths)
     ]
 
+  def content(self, path: str) -> typing.Any:
+    """The content of a file, by its path under the results folder; None without one."""
+    return next((file.content for file in self.files if file.path == path), None)
+
   def runs(self, options: Options, model: str, num_latents: int = 0) -> list[File]:
     """Finds the evaluations of a model, one for each seed.
 

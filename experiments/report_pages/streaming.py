@@ -14,10 +14,9 @@ Row = dict[str, typing.Any]
 
 def section(results: runs.Results) -> str:
   """The held-out error while points arrive, from a grown and from a new memory."""
-  files = [file for file in results.files if file.path == FILE]
-  if not files:
+  content = results.content(FILE)
+  if content is None:
     return ""
-  content = files[0].content
   rows, settings, unit = content["rows"], content["settings"], content["unit"]
   return text.section(
     "A map whose points arrive",

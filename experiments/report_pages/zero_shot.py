@@ -15,10 +15,9 @@ Row = dict[str, typing.Any]
 
 def section(results: runs.Results) -> str:
   """The pretrained model on tables that it has not seen, beside the baselines."""
-  files = [file for file in results.files if file.path == FILE]
-  if not files:
+  content = results.content(FILE)
+  if content is None:
     return ""
-  content = files[0].content
   described, rows = content["tables"], content["rows"]
   return text.section(
     "Predictions without training",

@@ -193,8 +193,7 @@ class ReTreever(nn.Module):
         encoder, or if the read-out has no tree.
     """
     read_out = self._tree_read_out("are split over devices")
-    coords = checks.as_array("coords", coords)
-    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    coords, mask, values = _clean_context(coords, mask, values)
     build = functools.partial(
       build_sharded_tree,
       axis_name=axis_name,
@@ -358,10 +357,7 @@ class ReTreever(nn.Module):
     self, coords: jax.Array, values: jax.Array, mask: jax.Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Checks a context and embeds it; tokens, and the cleaned coords, values and mask."""
-    coords = checks.as_array("coords", coords)
-    if coords.ndim != 3:
-      raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
-    coords, mask, values = checks.clean_context(coords, mask, values=values)
+    coords, mask, values = _clean_context(coords, mask, values)
     return self._embed_tokens(coords, values), coords, values, mask
 
   def _embed_tokens(self, coords: jax.Array, values: jax.Array) -> jax.Array:
@@ -384,6 +380,16 @@ class ReTreever(nn.Module):
     if reading.units is not None and isinstance(output, Regression):
       return output.in_units(reading.units)
     return output
+
+
+def _clean_context(
+  coords: jax.Array, mask: jax.Array | None, values: jax.Array
+) -> tuple[jax.Array, ...]:
+  """Checks contexts, and returns the cleaned coords, mask and values."""
+  coords = checks.as_array("coords", coords)
+  if coords.ndim != 3:
+    raise ValueError(f"coords must be [B, N, C], got shape {coords.shape}")
+  return checks.clean_context(coords, mask, values=values)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,8 @@ def full_methods(queries: jax.Array, memory: tca_jax.TreeMemory) -> dict[str, Me
     )
   if importlib.util.find_spec("torch"):
     methods["full_torch"] = torch_call(queries, keys, values), {}
-    methods["full_torch_1_thread"] = torch_call(queries, keys, values, 1), {}
+    if jax.default_backend() == "cpu":
+      methods["full_torch_1_thread"] = torch_call(queries, keys, values, 1), {}
   return {
     name: (call, {"tokens_read": num_tokens, **row})
     for name, (call, row) in methods.items()
@@ -102,6 +103,8 @@ def torch_call(
 ) -> Callable[[], None]:
   """Makes a call of full attention by PyTorch, on arrays in its layout.
 
+  It runs on the kind of device that JAX uses, if PyTorch can use it, else on the CPU.
+
   Args:
     queries: `[M, H, Dh]`.
     keys: `[N, H, Dh]`.
@@ -111,9 +114,12 @@ def torch_call(
   """
   import torch  # noqa: PLC0415
 
+  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+  device = "cuda" if on_gpu else "cpu"
+
   def to_torch(x: jax.Array) -> torch.Tensor:
     heads_first = np.array(jnp.swapaxes(x, 0, 1)[None].astype(jnp.float32))
-    return torch.from_numpy(heads_first).to(getattr(torch, x.dtype.name))
+    return torch.from_numpy(heads_first).to(device, getattr(torch, x.dtype.name))
 
   query, key, value = to_torch(queries), to_torch(keys), to_torch(values)
   num_threads = num_threads or timing.num_cores()
@@ -123,6 +129,8 @@ def torch_call(
       torch.set_num_threads(num_threads)
     with torch.no_grad():
       torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    if on_gpu:
+      torch.cuda.synchronize()
 
   return call
 

@@ -2,8 +2,8 @@
 
   python -m benchmarks.build --num_tokens=16384,1048576
 
-- Order of the tokens: the k-d tree of random 2-D points, by NumPy on the host and by
-  XLA, beside SciPy's cKDTree and, if it is installed, jaxkd.
+- Order of the tokens: the k-d tree of random 2-D points, outside `jax.jit` (on a CPU by
+  NumPy) and inside (by XLA), beside SciPy's cKDTree and, if it is installed, jaxkd.
 - Aggregation with the caching of keys and values, beside its matrix products only.
 - The break-even point: the number of queries after which the build has saved its time
   against full attention.

@@ -293,6 +293,7 @@ def _sort_valid(x: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.argsort(jnp.where(mask, x, jnp.inf), stable=True).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames="b")
 def _refine(
   ranking: jax.Array, points: jax.Array, leaf_mask: jax.Array, b: int
 ) -> jax.Array:

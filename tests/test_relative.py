@@ -361,6 +361,19 @@ def test_relative_read_out_bad_option_raises(options, message):
     models.params(layer)
 
 
+def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
+  """Where neighbours agree, the std is small in local units."""
+  coords, _, query_coords, mask = models.inputs(rng)
+  values = np.full((*coords.shape[:2], 1), 2.0, np.float32)
+  head = tca_jax.GaussianHead(num_outputs=1, min_std=0.05)
+  for local_units in (False, True):
+    model = models.model("relative_tca", local_units=local_units).clone(head=head)
+    output = models.compiled(model)(
+      models.params(model), coords, values, query_coords, mask
+    ).output
+    assert (output.std.min() >= 0.05) != local_units
+
+
 @pytest.mark.parametrize(
   "options",
   [

@@ -59,6 +59,22 @@ def test_build_tree_any_layout_and_mask_equals_reference(n, b, order, rng):
     assert tree.leaf_index.dtype == jnp.int32 and tree.leaf_mask.dtype == bool
 
 
+def test_build_tree_outside_jit_compiles_once_per_shape(monkeypatch, rng):
+  monkeypatch.setattr(tree_lib, "_on_host", lambda *_: False)  # as on a GPU
+  first, second = (rng.random((11, 2), np.float32) for _ in range(2))
+  tree_lib.build_tree(first)
+  events = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: events.append(event)
+  )
+  try:
+    tree = tree_lib.build_tree(second)
+  finally:
+    jax.monitoring.clear_event_listeners()
+  assert not [event for event in events if "compile" in event]
+  chex.assert_trees_all_equal(tree, _build(second))
+
+
 @pytest.mark.parametrize("order", ["given", "axis"])
 def test_build_tree_eager_equals_jit(order, rng):
   coords, mask = cases.coords("duplicates", 9, rng), cases.mask("random", 9, rng)

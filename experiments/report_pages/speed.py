@@ -87,8 +87,8 @@ def reading(rows: Rows) -> list[str]:
 def building(rows: Rows) -> list[str]:
   """The times of building a memory, part by part."""
   names = {
-    "order_host": "order, NumPy",
-    "order_traced": "order, XLA",
+    "order_host": "order, outside jit",
+    "order_traced": "order, inside jit",
     "order_ckdtree": "SciPy cKDTree",
     "order_jaxkd": "jaxkd",
     "aggregate_and_cache": "aggregate and cache",

@@ -259,13 +259,14 @@ class _RelativeReadOut(ReadOut):
     covariance = node_kriging.Covariance.from_changes(self.covariance(x))
     nearest = node_kriging.nearest_of(*near, self.num_kriged)
     mean, std = node_kriging.krige(*nearest, frame, covariance)
-    std = std[..., None]
-    x = x + self.kriged(
-      jnp.concatenate([mean, jnp.log(std)], axis=-1).astype(self.dtype)
-    )
+    std, per_unit = std[..., None], frame.spread / units.spread
+    seen = [per_unit * mean, jnp.log(per_unit * std)]
+    x = x + self.kriged(jnp.concatenate(seen, axis=-1).astype(self.dtype))
     x = x + self.correction(x)
-    # Far from all nodes the local spread is the better unit.
-    scale = frame.spread * std / jnp.sqrt(1 + std**2)
+    scale = units.spread
+    if self.local_units:
+      # Far from all nodes the local spread is the better unit.
+      scale = frame.spread * std / jnp.sqrt(1 + std**2)
     return x, Units(origin=origin + frame.spread * mean, scale=scale)
 
   def _retrieve_points(

@@ -15,7 +15,7 @@ _FULL = {
   "full_xla": "XLA in chunks of the context",
   "full_xla_whole": "XLA without chunks",
   "full_jax_nn": "`jax.nn.dot_product_attention`",
-  "full_torch": "PyTorch's `scaled_dot_product_attention` with all threads",
+  "full_torch": "PyTorch's `scaled_dot_product_attention`",
   "full_torch_1_thread": "the same with one thread",
 }
 
@@ -23,6 +23,8 @@ _FULL = {
 def _rounded(x: float | None) -> str:
   if x is None:
     return ""
+  if x < 0.1:
+    return f"{x:.3f}"
   return f"{x:,.0f}" if x >= 1000 else f"{x:.1f}"
 
 
@@ -33,6 +35,14 @@ def _size(n: int) -> str:
   ('2^10', '1,000')
   """
   return f"2^{n.bit_length() - 1}" if n & (n - 1) == 0 else f"{n:,}"
+
+
+def _table(header: list[str], lines: list[list[str]]) -> str:
+  """A table without the columns that are empty in all lines."""
+  kept = [i for i in range(len(header)) if any(line[i] for line in lines)]
+  return tables.markdown(
+    [header[i] for i in kept], [[line[i] for i in kept] for line in lines]
+  )
 
 
 def reading(rows: Rows) -> list[str]:
@@ -67,7 +77,7 @@ def reading(rows: Rows) -> list[str]:
   header += ["index of FAISS HNSW: build, ms"]
   return [
     text.paragraph(f"Full attention was measured with {text.listed(routes)}."),
-    tables.markdown(header, lines),
+    _table(header, lines),
     text.paragraph(
       "The next table gives the smallest context from which TCA is faster than every"
       " implementation of full attention. It also gives the ratio of TCA's times at"
@@ -113,7 +123,7 @@ def building(rows: Rows) -> list[str]:
   header = ["tokens", *names.values(), "products / aggregate", "peak memory / nodes"]
   return [
     text.paragraph(f"The last column is for {counts} queries at a time."),
-    tables.markdown([*header, "break-even, queries"], lines),
+    _table([*header, "break-even, queries"], lines),
   ]
 
 
@@ -125,6 +135,9 @@ def training(rows: Rows) -> list[str]:
     "ca": TITLES["ca"],
     "perceiver": TITLES["perceiver"],
   }
+  timed = {row["system"] for row in rows}
+  names = {name: title for name, title in names.items() if name in timed}
+  trees = [name for name in names if name.startswith("tca")]
   lines, parts = [], []
   for task in dict.fromkeys(row["task"] for row in rows):
     by_name = {row["system"]: row for row in rows if row["task"] == task}
@@ -134,13 +147,13 @@ def training(rows: Rows) -> list[str]:
     cells = [f"{task}, T = {length}" if length else task]
     cells += [str(config["batch_size"]), str(config["num_layers"])]
     cells += [_rounded(x) for x in ms.values()]
-    lines.append([*cells, *(f"{ms[name] / ms['ca']:.2f}x" for name in list(names)[:2])])
+    lines.append([*cells, *(f"{ms[name] / ms['ca']:.2f}x" for name in trees)])
     for name, row in by_name.items():
       if name.startswith("part/"):
         part = name.removeprefix("part/").replace("_", " ")
         parts.append([task, part, _rounded(row["ms"])])
   header = ["task", "batch size", "encoder layers", *names.values()]
-  header += [f"{name} / {names['ca']}" for name in list(names.values())[:2]]
+  header += [f"{names[name]} / {names['ca']}" for name in trees]
   return [
     tables.markdown(header, lines),
     text.paragraph("Gradients of single parts of TCA's step, with a shared policy:")

@@ -37,6 +37,7 @@ _GRIDS = {
   "relative_map": (
     "Each row changes one part of a relative model: what nodes show to a query, and which"
     " nodes it reads. Trained for few steps, to compare."
+    " Other programs ran meanwhile, so do not compare the seconds."
   ),
   "relative_functions": (
     "The same for relative models on functions. Along one path, a model reads 15 % of the"

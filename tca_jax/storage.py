@@ -161,11 +161,20 @@ def copy_files(source: typing.Any, target: typing.Any, last: str = "") -> None:
     source: the folder, an `epath.Path`.
     target: the folder to copy to, an `epath.Path`; other files in it stay.
     last: the name of a file that is copied after all others; empty: in any order.
+
+  Raises:
+    OSError: if a file cannot be copied, whatever error the package of a bucket raises.
   """
   for file in sorted(files(source), key=lambda file: file == source / last):
     copy = target / file.relative_to(source)
     make_folder(copy.parent)
-    file.copy(copy, overwrite=True)
+    try:
+      file.copy(copy, overwrite=True)
+    except OSError:
+      raise
+    except Exception as error:
+      reason = f"{type(error).__name__}: {error}"
+      raise OSError(f"{copy} cannot be written: {reason}") from None
 
 
 def replace_folder(source: typing.Any, target: typing.Any, last: str) -> None:

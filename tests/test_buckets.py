@@ -14,6 +14,8 @@ import pytest
 from experiments import copy_task
 from experiments import export
 from experiments.common import checkpoints as checkpoints_lib
+from experiments.common import launch
+from experiments.common import metrics as metrics_lib
 from experiments.common.errors import ConfigError
 from experiments.copy_task import CopyConfig
 from experiments.data import point_tables
@@ -146,6 +148,29 @@ def test_save_that_cannot_reach_the_bucket_keeps_the_older_checkpoint(
 
 def _fail(*_, **__):
   raise PermissionError("access is denied")
+
+
+class _NetworkError(Exception):
+  """As the packages of buckets raise: no OSError."""
+
+
+def test_metrics_that_cannot_reach_the_bucket_are_reported_in_one_line(
+  objects, monkeypatch, caplog
+):
+  def fail(*_, **__):
+    raise _NetworkError("no route to the bucket")
+
+  def write():
+    with metrics_lib.MetricsWriter("gs://bucket/run", 0) as writer:
+      monkeypatch.setattr(buckets.Bucket, "_open", fail)
+      writer.write(1, {"loss": 1.0, "seconds": 1.0})
+
+  assert launch.report(write) == 1
+  (record,) = caplog.records
+  assert record.message == (
+    "gs://bucket/run/metrics.jsonl cannot be written: _NetworkError: no route to the"
+    " bucket"
+  )
 
 
 @pytest.mark.parametrize("flag", ["--workdir", "--out"])

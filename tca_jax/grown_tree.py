@@ -47,6 +47,11 @@ class GrownTree(Tree):
     counts = jnp.asarray(self.counts)
     return counts.reshape(*counts.shape[:-2], -1)[..., level_slots(self, level)]
 
+  @property
+  def is_even(self) -> bool:
+    """False: tokens were inserted where they belong."""
+    return False
+
 
 @chex.dataclass(frozen=True)
 class Cuts:

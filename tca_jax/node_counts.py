@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["digit_reversal", "even_counts", "split_count"]
+__all__ = ["digit_reversal", "even_counts", "parents_of_several", "split_count"]
 
 
 def digit_reversal(b: int, level: int) -> np.ndarray:
@@ -41,6 +41,23 @@ def even_counts(count: jax.Array, b: int, level: int) -> jax.Array:
   reversal = jnp.asarray(digit_reversal(b, level))
   reversal = jnp.expand_dims(reversal, range(count.ndim))
   return (count[..., None] - reversal + b**level - 1) // b**level
+
+
+def parents_of_several(num_tokens: int, b: int, depth: int) -> np.ndarray:
+  """Selects the parents of leaves that can have several valid children.
+
+  Args:
+    num_tokens: N, the largest number of valid tokens.
+    b: the branch factor.
+    depth: the level of the leaves, at least 1.
+
+  Returns:
+    `[n]` int, indices in the level above the leaves, of length b**(depth - 1).
+
+  >>> parents_of_several(5, 2, 3).tolist()
+  [0]
+  """
+  return np.flatnonzero(digit_reversal(b, depth).reshape(-1, b)[:, 1] < num_tokens)
 
 
 def split_count(count: typing.Any, b: int) -> typing.Any:

@@ -32,6 +32,7 @@ from tca_jax.checks import is_traced
 from tca_jax.masking import merge_children
 from tca_jax.node_counts import digit_reversal
 from tca_jax.node_counts import even_counts
+from tca_jax.node_counts import parents_of_several
 from tca_jax.node_counts import split_count
 from tca_jax.varying import vary_like
 
@@ -77,6 +78,11 @@ class Tree:
   leaf_index: jax.Array
   leaf_mask: jax.Array
   root_count: jax.Array
+
+  @property
+  def is_even(self) -> bool:
+    """Whether the parts of every node differ by at most one valid token."""
+    return True
 
   @property
   def num_leaves(self) -> int:
@@ -426,10 +432,17 @@ def aggregate(
     inputs = [level.reshape(*mask.shape, tokens.shape[1]), mask]
     if node_features is not None:
       inputs.append(node_features[child_level - 1].reshape(*mask.shape, -1))
-    if in_chunks and len(mask) > CHUNK:
+    only_child = jnp.sum(inputs[0], axis=-2)
+    # Where N is not a power of b, many parents of leaves have only one child.
+    several: typing.Any = slice(None)
+    if child_level == depth and tree.is_even and len(tokens) < len(level):
+      several = parents_of_several(len(tokens), b, depth)
+    inputs = [x[several] for x in inputs]
+    if in_chunks and len(inputs[0]) > CHUNK:
       level = jax.lax.map(lambda node: merge(*node), inputs, batch_size=CHUNK)
     else:
       level = merge(*inputs)
+    level = only_child.at[several].set(level, unique_indices=True)
     levels.append(level)
   return tuple(reversed(levels))
 

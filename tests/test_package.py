@@ -258,6 +258,7 @@ SURFACE = {
   "tca_jax.node_counts": [
     "digit_reversal",
     "even_counts",
+    "parents_of_several",
     "split_count",
   ],
   "tca_jax.objectives": [

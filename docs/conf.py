@@ -11,6 +11,12 @@ sys.path.insert(0, _ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, (_ROOT, os.environ.get("PYTHONPATH")))
 )
+# They compile many programs and run each for a moment: a quick compiler is better than a
+# thorough one, as in the tests.
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
 
 from sphinx.domains.python import PyObject  # noqa: E402
 from sphinx.util import logging  # noqa: E402

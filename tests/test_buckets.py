@@ -24,6 +24,7 @@ from experiments.image_completion import ImageConfig
 from tests import buckets
 
 SMALL = dict(
+  model="ca",
   sequence_length=8,
   num_steps=2,
   batch_size=4,

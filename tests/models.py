@@ -75,7 +75,30 @@ def params(module, method="__call__"):
   init = functools.partial(module.init, method=method)
   if not isinstance(module, tca_jax.ReTreever) and hasattr(module, "local_units"):
     init = functools.partial(init, values=values, query_coords=query_coords)
-  return jax.jit(init)(jax.random.key(0), *arguments)
+  return draw(init, *arguments)
+
+
+def draw(init, *arguments):
+  """Parameters as an `init` makes them, drawn by NumPy: compiles nothing.
+
+  JAX needs more time to compile an `init` than to compile a prediction.
+  """
+  rng = np.random.default_rng(0)
+
+  def values(path, x):
+    names = [entry.key for entry in path]
+    if names[-1] in ("bias", "scale"):
+      return jnp.full(x.shape, names[-1] == "scale", x.dtype)
+    if "covariance" in names:
+      std = 0.01
+    elif names[-1] == "latents" or x.ndim == 1:
+      std = 1.0
+    else:
+      std = x.shape[0] ** -0.5
+    return jnp.asarray(std * rng.normal(size=x.shape), x.dtype)
+
+  shapes = jax.eval_shape(init, jax.random.key(0), *arguments)
+  return jax.tree_util.tree_map_with_path(values, shapes)
 
 
 @functools.cache

@@ -188,8 +188,7 @@ def _assert_equal(got, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_load_restores_the_model_and_predicts_the_same_bits(name, tmp_path):
   module, arguments, options = CASES[name]
-  init = jax.jit(functools.partial(module.init, **options))
-  params = init(jax.random.key(0), *arguments)
+  params = models.draw(functools.partial(module.init, **options), *arguments)
   tca_jax.save(tmp_path / "model", module, params, name=name)
   loaded, restored, info = tca_jax.load(tmp_path / "model")
   assert loaded == module and info == {"name": name}
@@ -338,7 +337,7 @@ def test_load_classes_of_the_caller_need_modules(tmp_path):
     modules.CrossAttention(4, **SMALL),
     nn.Dense(2),
   )
-  params = jax.jit(model.init)(jax.random.key(0), X, X[..., :1], X)
+  params = models.draw(model.init, X, X[..., :1], X)
   tca_jax.save(tmp_path / "model", model, params)
   mine = [MyEmbedder, nn.Dense]
   loaded, restored, _ = tca_jax.load(tmp_path / "model", modules=mine)

@@ -192,7 +192,7 @@ def test_lists_and_numpy_arrays_give_the_result_of_jax_arrays(name, function):
 def test_models_take_lists(rng):
   del rng
   model = _model()
-  params = jax.jit(model.init)(jax.random.key(0), X, X[..., :1], X)
+  params = models.draw(model.init, X, X[..., :1], X)
   expected = model.apply(params, X, X[..., :1], X).output.mean
   found = model.apply(params, X.tolist(), X[..., :1].tolist(), X.tolist()).output.mean
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

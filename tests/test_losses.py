@@ -13,6 +13,7 @@ from experiments.common import losses
 from experiments.common import systems
 from experiments.common.batch import Batch
 import tca_jax
+from tests import models
 
 CONFIG = config_lib.Config(baseline="batch")
 
@@ -22,7 +23,7 @@ def _loss_and_grads(batch, config):
   head = tca_jax.GaussianHead(1)
   model = systems.build_model(config, 4, tca_jax.PointEmbedder(), head)
   inputs = (batch.coords, batch.values, batch.query_coords, batch.mask)
-  params = jax.jit(model.init)(jax.random.key(0), *inputs)
+  params = models.draw(model.init, *inputs)
 
   @jax.jit
   def run(params, batch):

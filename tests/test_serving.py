@@ -25,7 +25,7 @@ def problem():
   coords = jax.random.normal(jax.random.key(0), (2, 9, 2), "float32")
   values = coords[..., :1]
   queries = jax.random.normal(jax.random.key(1), (2, 11, 2), "float32")
-  params = jax.jit(model.init)(jax.random.key(2), coords, values, queries)
+  params = models.draw(model.init, coords, values, queries)
   index = jax.jit(functools.partial(model.apply, method="index"))
 
   def predict(memory, queries):

@@ -11,6 +11,7 @@ from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.common.errors import ConfigError
 from tca_jax import tree
+from tests import models
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def small(data_dir):
   """A task without an encoder, its parameters and a batch."""
   config = image_completion.ImageConfig(data_dir=data_dir, num_layers=0, batch_size=2)
   task = image_completion.ImageTask(config)
-  return task, train.init_params(task), task.first_batch()
+  return task, models.draw(lambda _: train.init_params(task)), task.first_batch()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from experiments.common import task as task_lib
 from experiments.common import train
 from experiments.common.errors import ConfigError
 import tca_jax
+from tests import models
 
 TINY = terrain.TerrainConfig(
   dataset="airports",
@@ -40,7 +41,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def params(tiny):
-  return train.init_params(tiny)
+  return models.draw(lambda _: train.init_params(tiny))
 
 
 def _locations(coords):
@@ -218,7 +219,7 @@ def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatc
     held_out=task.map.held_out.take_first(50),
   )
   monkeypatch.setattr(task, "map", small_map)
-  params = train.init_params(task)
+  params = models.draw(lambda _: train.init_params(task))
   path = epath.Path(tmp_path) / terrain_scaling.SCALING_FILE
   restored = task_lib.Restored(
     task=task, params=params, step=0, workdir=epath.Path(tmp_path)
@@ -257,7 +258,10 @@ def test_map_scaling_of_a_relative_model_has_baselines(tmp_path):
   task = terrain.TerrainTask(config)
   path = epath.Path(tmp_path)
   restored = task_lib.Restored(
-    task=task, params=train.init_params(task), step=0, workdir=path
+    task=task,
+    params=models.draw(lambda _: train.init_params(task)),
+    step=0,
+    workdir=path,
   )
   content = terrain_scaling.MapScaling().evaluate(restored, path / "scaling.json")
   assert [row["system"] for row in content["rows"]] == ["relative_tca"]
@@ -304,7 +308,7 @@ def test_terrain_task_retina_draws_grey_levels():
 def test_periods_shift_by_a_period_does_not_change_predictions(monkeypatch):
   changes = dict(model="relative_tca", num_frequencies=0, periods="1,0")
   task = terrain.TerrainTask(dataclasses.replace(TINY, **changes))
-  params = train.init_params(task)
+  params = models.draw(lambda _: train.init_params(task))
   batch = next(task.eval_batches())
   queries = np.float32([[0.499, 0.1], [-0.499, 0.1]])
   memory = task.index(params, batch.coords[:1], batch.values[:1])

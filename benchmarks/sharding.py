@@ -13,6 +13,7 @@
 """
 
 import functools
+import os
 import re
 import time
 import typing
@@ -284,6 +285,9 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
   """Measures all sizes, and writes sharding.json and .txt."""
   num_devices = common.ints(values, "num_devices")
+  # On a CPU, XLA starts as many threads as devices. One that waits for the others can hold
+  # the thread that they need, forever. NPROC sets the number of threads.
+  os.environ.setdefault("NPROC", str(4 * max(num_devices)))
   if max(num_devices) > jax.device_count():
     raise app.UsageError(
       f"num_devices must be at most {jax.device_count()}, the devices of this process,"

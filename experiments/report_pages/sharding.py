@@ -16,8 +16,7 @@ INTRODUCTION = (
 )
 _TIMES = (
   "The devices of the next table share the cores of one machine. Its times show what the"
-  " splitting itself costs there, beside other programs; they say nothing about several"
-  " accelerators."
+  " splitting itself costs there; they say nothing about several accelerators."
 )
 
 

@@ -73,7 +73,7 @@ def functions_config(**options: typing.Any) -> gp_regression.GPConfig:
     model="relative_tca",
     num_layers=0,
     beam_width=1,
-    num_steps=3_000,
+    num_steps=1_000,
     batch_size=16,
     eval_batches=300,
   )

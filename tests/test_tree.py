@@ -59,6 +59,10 @@ def test_build_tree_any_layout_and_mask_equals_reference(n, b, order, rng):
     assert tree.leaf_index.dtype == jnp.int32 and tree.leaf_mask.dtype == bool
 
 
+@pytest.mark.skipif(
+  jax.config.jax_check_tracer_leaks,
+  reason="with this check, JAX compiles in every call",
+)
 def test_build_tree_outside_jit_compiles_once_per_shape(monkeypatch, rng):
   monkeypatch.setattr(tree_lib, "_on_host", lambda *_: False)  # as on a GPU
   first, second = (rng.random((11, 2), np.float32) for _ in range(2))

@@ -41,7 +41,7 @@ _GRIDS = {
   ),
   "relative_functions": (
     "The same for relative models on functions. Along one path, a model reads 15 % of the"
-    " largest context."
+    " largest context. Here, too, other programs ran meanwhile."
   ),
   "pixels": (
     "Each row changes how the tree over the pixels is built. With more children per node"

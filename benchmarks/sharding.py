@@ -82,10 +82,10 @@ def query_bytes(
 ) -> int:
   """Computes the bytes that the devices add up to predict for one query.
 
-  They do not depend on the number of devices, if there are several. A dot-product read of one path sends the
-  output of the attention. Several paths also send the logits of their children at every
-  level. A relative read sends the distances of the children, and the nodes that the
-  query reads.
+  They do not depend on the number of devices, if there are several. A dot-product read
+  of one path sends the output of the attention. Several paths also send the logits of
+  their children at every level. A relative read sends the distances of the children, and
+  the nodes that the query reads.
 
   Args:
     model: see `memory_bytes`.

@@ -423,7 +423,12 @@ def aggregate(
         f"tokens must be those of the tree, [{num_tokens}, D], got shape {tokens.shape}"
       )
 
-  merge = functools.partial(merge_children, aggregate_fn)
+  def merge_all(inputs: list[jax.Array]) -> jax.Array:
+    merge = functools.partial(merge_children, aggregate_fn)
+    if in_chunks and len(inputs[0]) > CHUNK:
+      return jax.lax.map(lambda node: merge(*node), inputs, batch_size=CHUNK)
+    return merge(*inputs)
+
   leaf_index = jnp.asarray(tree.leaf_index)
   level = jnp.where(tree.leaf_mask[:, None], tokens[leaf_index], 0)
   levels = [level]
@@ -432,17 +437,12 @@ def aggregate(
     inputs = [level.reshape(*mask.shape, tokens.shape[1]), mask]
     if node_features is not None:
       inputs.append(node_features[child_level - 1].reshape(*mask.shape, -1))
-    only_child = jnp.sum(inputs[0], axis=-2)
-    # Where N is not a power of b, many parents of leaves have only one child.
-    several: typing.Any = slice(None)
-    if child_level == depth and tree.is_even and len(tokens) < len(level):
+    if child_level < depth or not tree.is_even or len(tokens) == len(level):
+      level = merge_all(inputs)
+    else:  # many parents of leaves have one child
       several = parents_of_several(len(tokens), b, depth)
-    inputs = [x[several] for x in inputs]
-    if in_chunks and len(inputs[0]) > CHUNK:
-      level = jax.lax.map(lambda node: merge(*node), inputs, batch_size=CHUNK)
-    else:
-      level = merge(*inputs)
-    level = only_child.at[several].set(level, unique_indices=True)
+      merged = merge_all([x[several] for x in inputs])
+      level = jnp.sum(inputs[0], axis=-2).at[several].set(merged, unique_indices=True)
     levels.append(level)
   return tuple(reversed(levels))
 

@@ -23,7 +23,7 @@ from experiments.figures import style
 from experiments.report_pages import bayesopt as page
 from experiments.report_pages import runs
 import tca_jax
-from tests import models
+from tests import untrained
 
 TINY = black_box.BlackBoxConfig(
   num_steps=1, batch_size=2, eval_batches=1, num_context=32, read_layers=1,
@@ -142,10 +142,7 @@ def test_searches_are_around_low_values():
 def folder(tmp_path_factory):
   """The saved model of a tiny task, untrained."""
   task = black_box.BlackBoxTask(TINY)
-  batch = task.first_batch()
-  params = models.draw(
-    task.model.init, batch.coords, batch.values, batch.query_coords, batch.mask
-  )
+  params = untrained.params(task)
   path = tmp_path_factory.mktemp("black_box") / "model"
   tca_jax.save(path, task.model, params, task="black_box", step=1, **task.inputs)
   return path

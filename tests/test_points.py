@@ -24,7 +24,7 @@ from experiments.common.errors import ConfigError
 from experiments.common.errors import DataError
 from experiments.data import point_tables
 import tca_jax
-from tests import models
+from tests import untrained
 
 pandas = pytest.importorskip("pandas", reason="it is an extra")
 pytest.importorskip("pyarrow", reason="it is an extra")
@@ -344,7 +344,7 @@ def _task(folder, frame, **options):
   path = folder / "table.parquet"
   frame.to_parquet(path)
   task = points.PointsTask(points.PointsConfig(**SMALL, table=str(path), **options))
-  params = models.draw(lambda _: train.init_params(task))
+  params = untrained.params(task)
   workdir = point_tables.epath.Path(folder)
   return task_lib.Restored(task=task, params=params, step=0, workdir=workdir)
 

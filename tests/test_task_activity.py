@@ -13,7 +13,7 @@ from experiments.common import workdir as workdir_lib
 from experiments.common.errors import ConfigError
 from experiments.data import human_activity
 from tests import activity_files
-from tests import models
+from tests import untrained
 
 EVERY_SPLIT = [
   (name, split)
@@ -105,9 +105,7 @@ def test_label_predicts_all_rows_of_the_segments_that_change_most(folder):
   chosen = task.changing_segments()
   changes = np.sum(np.diff(task.evaluated.labels, axis=1) != 0, axis=1)
   assert len(chosen) == 2 and changes.max() in changes[np.array(chosen)]
-  labelled = activity.label(
-    task, models.draw(lambda _: train.init_params(task)), chosen
-  )
+  labelled = activity.label(task, untrained.params(task), chosen)
   for number, segment in zip(chosen, labelled, strict=True):
     np.testing.assert_array_equal(segment.truth, task.evaluated.labels[number])
     assert set(segment.predicted) <= set(range(7))

@@ -5,8 +5,7 @@ import numpy as np
 from experiments import gp_regression
 from experiments.common import evaluate
 from experiments.common import task as task_lib
-from experiments.common import train
-from tests import models
+from tests import untrained
 
 
 def test_train_batch_does_not_depend_on_the_kernel_of_the_evaluation():
@@ -26,7 +25,7 @@ def test_evaluate_ceiling_is_above_an_untrained_model():
     num_layers=0, batch_size=2, eval_batches=1, kernel="matern52"
   )
   task = gp_regression.GPTask(config)
-  result = evaluate.evaluate(task, models.draw(lambda _: train.init_params(task)))
+  result = evaluate.evaluate(task, untrained.params(task))
   assert result["ceiling_log_likelihood"] > result["log_likelihood"]
   assert result["num_examples"] == 2
   assert task.largest_read / task.max_context == 7 / 46

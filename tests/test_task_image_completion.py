@@ -8,10 +8,9 @@ import pytest
 
 from experiments import image_completion
 from experiments.common import task as task_lib
-from experiments.common import train
 from experiments.common.errors import ConfigError
 from tca_jax import tree
-from tests import models
+from tests import untrained
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def small(data_dir):
   """A task without an encoder, its parameters and a batch."""
   config = image_completion.ImageConfig(data_dir=data_dir, num_layers=0, batch_size=2)
   task = image_completion.ImageTask(config)
-  return task, models.draw(lambda _: train.init_params(task)), task.first_batch()
+  return task, untrained.params(task), task.first_batch()
 
 
 @pytest.mark.parametrize(

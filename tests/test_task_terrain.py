@@ -16,10 +16,9 @@ from experiments import terrain_baselines
 from experiments import terrain_scaling
 from experiments.common import evaluate
 from experiments.common import task as task_lib
-from experiments.common import train
 from experiments.common.errors import ConfigError
 import tca_jax
-from tests import models
+from tests import untrained
 
 TINY = terrain.TerrainConfig(
   dataset="airports",
@@ -41,7 +40,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def params(tiny):
-  return models.draw(lambda _: train.init_params(tiny))
+  return untrained.params(tiny)
 
 
 def _locations(coords):
@@ -219,7 +218,7 @@ def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatc
     held_out=task.map.held_out.take_first(50),
   )
   monkeypatch.setattr(task, "map", small_map)
-  params = models.draw(lambda _: train.init_params(task))
+  params = untrained.params(task)
   path = epath.Path(tmp_path) / terrain_scaling.SCALING_FILE
   restored = task_lib.Restored(
     task=task, params=params, step=0, workdir=epath.Path(tmp_path)
@@ -259,7 +258,7 @@ def test_map_scaling_of_a_relative_model_has_baselines(tmp_path):
   path = epath.Path(tmp_path)
   restored = task_lib.Restored(
     task=task,
-    params=models.draw(lambda _: train.init_params(task)),
+    params=untrained.params(task),
     step=0,
     workdir=path,
   )
@@ -308,7 +307,7 @@ def test_terrain_task_retina_draws_grey_levels():
 def test_periods_shift_by_a_period_does_not_change_predictions(monkeypatch):
   changes = dict(model="relative_tca", num_frequencies=0, periods="1,0")
   task = terrain.TerrainTask(dataclasses.replace(TINY, **changes))
-  params = models.draw(lambda _: train.init_params(task))
+  params = untrained.params(task)
   batch = next(task.eval_batches())
   queries = np.float32([[0.499, 0.1], [-0.499, 0.1]])
   memory = task.index(params, batch.coords[:1], batch.values[:1])

@@ -27,7 +27,7 @@ from experiments.common import train
 from experiments.common import workdir as workdir_lib
 from experiments.common.errors import ConfigError
 from experiments.data import elevation
-from tests import models
+from tests import untrained
 
 TASKS = {
   "copy": copy_task.CopyTask,
@@ -353,7 +353,7 @@ def test_images_std_is_bounded_as_published(dataset, shape, min_std, monkeypatch
 
 def test_inspect_lists_each_token_once(configs, task_of):
   task = task_of("images")
-  params = models.draw(lambda _: train.init_params(task))
+  params = untrained.params(task)
   batch = task.first_batch()
   inspection = task.inspect(
     params, batch.coords, batch.values, batch.query_coords, batch.mask
@@ -366,7 +366,7 @@ def test_inspect_lists_each_token_once(configs, task_of):
     valid = np.flatnonzero(batch.mask[context])
     assert sorted(tokens.tolist()) == valid.tolist()
   ca = image_completion.ImageTask(dataclasses.replace(configs["images"], model="ca"))
-  params = models.draw(lambda _: train.init_params(ca))
+  params = untrained.params(ca)
   flat = ca.inspect(params, batch.coords, batch.values, batch.query_coords)
   with pytest.raises(ValueError, match="only a model with a tree"):
     flat.nodes_read(0, 0)

@@ -135,19 +135,18 @@ def training(rows: Rows) -> list[str]:
     "ca": TITLES["ca"],
     "perceiver": TITLES["perceiver"],
   }
-  timed = {row["system"] for row in rows}
-  names = {name: title for name, title in names.items() if name in timed}
-  trees = [name for name in names if name.startswith("tca")]
+  trees = ("tca_shared", "tca")
   lines, parts = [], []
   for task in dict.fromkeys(row["task"] for row in rows):
     by_name = {row["system"]: row for row in rows if row["task"] == task}
     config = by_name["ca"]["config"]
-    ms = {name: by_name[name]["ms"] for name in names}
+    ms = {name: by_name[name]["ms"] for name in names if name in by_name}
     length = config.get("sequence_length")
     cells = [f"{task}, T = {length}" if length else task]
     cells += [str(config["batch_size"]), str(config["num_layers"])]
-    cells += [_rounded(x) for x in ms.values()]
-    lines.append([*cells, *(f"{ms[name] / ms['ca']:.2f}x" for name in trees)])
+    cells += [_rounded(ms.get(name)) for name in names]
+    cells += [f"{ms[name] / ms['ca']:.2f}x" if name in ms else "" for name in trees]
+    lines.append(cells)
     for name, row in by_name.items():
       if name.startswith("part/"):
         part = name.removeprefix("part/").replace("_", " ")
@@ -155,7 +154,7 @@ def training(rows: Rows) -> list[str]:
   header = ["task", "batch size", "encoder layers", *names.values()]
   header += [f"{names[name]} / {names['ca']}" for name in trees]
   return [
-    tables.markdown(header, lines),
+    _table(header, lines),
     text.paragraph("Gradients of single parts of TCA's step, with a shared policy:")
     if parts
     else "",

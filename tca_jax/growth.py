@@ -299,7 +299,9 @@ def _build(
     )
   )
   if "values" in arrays:
-    statistics = node_statistics(tree, coords, arrays["values"])
+    statistics = node_statistics(
+      tree, coords, arrays["values"], keep_border=functions.keep_border
+    )
     families = zip(statistics.levels[:-1], statistics.levels[1:], strict=True)
     features = [relative.child_features(*family) for family in families]
     if tokens.shape[1]:

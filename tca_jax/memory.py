@@ -5,6 +5,7 @@ This is the only file that knows the packed layouts of a `TreeMemory` and of a
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 import chex
 import jax
@@ -99,6 +100,7 @@ class Nodes:
     mean: `[..., E]` float32, the mean of the tokens' values.
     variance: `[..., E]` float32, the population variance of the values.
     summary: `[..., W]` float32, the learned summaries.
+    border: `[..., 2 * C, C + E]` float32, see `LevelStatistics`; None if not kept.
   """
 
   count: jax.Array
@@ -108,6 +110,7 @@ class Nodes:
   mean: jax.Array
   variance: jax.Array
   summary: jax.Array
+  border: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True)
@@ -120,13 +123,16 @@ class NodeMemory:
   Attributes:
     tree: the `Tree`.
     rows: `[R, b, F]` float32, one row per inner node: the fields of `Nodes` of its b
-      children, with F = 1 + 3 * C + 2 * E + W.
+      children except for the border, with F = 1 + 3 * C + 2 * E + W.
     domain: the `Domain` of the context.
+    borders: `[R, b, 2 * C, C + E]` float32, the borders of these nodes, which a walk
+      does not need; None if they are not kept.
   """
 
   tree: Tree
   rows: jax.Array
   domain: Domain
+  borders: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True)
@@ -300,11 +306,17 @@ def pack_nodes(
       f"summaries must be {depth + 1} levels of [{b}**l, W], got shapes {shapes}"
     )
   families = zip(statistics.levels, summaries, strict=True)
-  rows = join_levels([pack_rows(*family) for family in families], b)
+
+  def pack(levels: Sequence[jax.Array]) -> jax.Array:
+    slots = join_levels(levels, b)
+    return slots.reshape(-1, b, *slots.shape[1:])
+
+  borders = [level.border for level in statistics.levels]
   return NodeMemory(
     tree=jax.tree.map(jnp.asarray, tree),
-    rows=rows.reshape(-1, b, rows.shape[-1]),
+    rows=pack([pack_rows(*family) for family in families]),
     domain=statistics.domain,
+    borders=None if borders[0] is None else pack(borders),
   )
 
 
@@ -367,7 +379,8 @@ def leaf_nodes(memory: NodeMemory) -> PointMemory:
   """
   sharded_tree.check_whole(memory.tree)
   slots = level_slots(memory.tree, memory.tree.depth)
-  return PointMemory(nodes=slot_nodes(memory, slots), domain=memory.domain)
+  nodes = dataclasses.replace(slot_nodes(memory, slots), border=None)
+  return PointMemory(nodes=nodes, domain=memory.domain)
 
 
 def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
@@ -381,8 +394,11 @@ def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:
     `Nodes` with axes `[..., b]`.
   """
   row = sharded_tree.stored_row(memory.tree, node)
-  rows = jnp.asarray(memory.rows).at[row].get(mode="promise_in_bounds")
-  return _unpack_rows(rows, memory)
+
+  def gather(x: jax.Array) -> jax.Array:
+    return jnp.asarray(x).at[row].get(mode="promise_in_bounds")
+
+  return _unpack(*jax.tree.map(gather, (memory.rows, memory.borders)), memory)
 
 
 def slot_nodes(memory: NodeMemory, slot: jax.Array | slice) -> Nodes:
@@ -395,18 +411,24 @@ def slot_nodes(memory: NodeMemory, slot: jax.Array | slice) -> Nodes:
   Returns:
     `Nodes` with the axes of slot.
   """
-  rows = jnp.asarray(memory.rows)
-  rows = rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
-  if isinstance(slot, slice):
-    return _unpack_rows(rows[..., slot, :], memory)
   tree = memory.tree
-  rows = rows.at[sharded_tree.stored_slot(tree, slot)].get(mode="promise_in_bounds")
-  rows = sharded_tree.from_owner(tree, slot // tree.branch_factor, rows)
-  return _unpack_rows(rows, memory)
+  lead = memory.rows.ndim - 3
+
+  def take(x: jax.Array) -> jax.Array:
+    x = x.reshape(*x.shape[:lead], -1, *x.shape[lead + 2 :])
+    if isinstance(slot, slice):
+      return x[(slice(None),) * lead + (slot,)]
+    at = sharded_tree.stored_slot(tree, slot)
+    return jnp.asarray(x).at[at].get(mode="promise_in_bounds")
+
+  found = jax.tree.map(take, (memory.rows, memory.borders))
+  if not isinstance(slot, slice):
+    found = sharded_tree.from_owner(tree, slot // tree.branch_factor, found)
+  return _unpack(*found, memory)
 
 
-def _unpack_rows(rows: jax.Array, memory: NodeMemory) -> Nodes:
-  """The fields of `[..., F]`."""
+def _unpack(rows: jax.Array, border: jax.Array | None, memory: NodeMemory) -> Nodes:
+  """The fields of `[..., F]`, and the border."""
   c, e = memory.domain.origin.shape[-1], memory.domain.value_origin.shape[-1]
   stops = [1, *(1 + c * i for i in (1, 2, 3)), *(1 + 3 * c + e * i for i in (1, 2))]
   count, low, high, centroid, mean, variance, summary = jnp.split(rows, stops, axis=-1)
@@ -418,6 +440,7 @@ def _unpack_rows(rows: jax.Array, memory: NodeMemory) -> Nodes:
     mean=mean,
     variance=variance,
     summary=summary,
+    border=border,
   )
 
 

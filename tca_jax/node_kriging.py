@@ -21,7 +21,7 @@ from tca_jax.memory import Nodes
 from tca_jax.relative import LocalFrame
 from tca_jax.relative import residual_values
 
-__all__ = ["LENGTHS", "Covariance", "krige", "nearest_of"]
+__all__ = ["LENGTHS", "Covariance", "krige", "limited_exp", "nearest_of"]
 
 # The lengths of the squared exponentials, in units of the local length.
 LENGTHS = tuple(0.6 * 2.5**i for i in range(4))
@@ -63,14 +63,12 @@ class Covariance:
     >>> Covariance.from_changes(jnp.zeros(len(LENGTHS) + 2)).constant.item()
     1.0
     """
-    changes = changes.astype(jnp.float32) / _LARGEST_CHANGE
-    changes = _LARGEST_CHANGE * jnp.tanh(changes)
-    default = np.array(
-      [*(2 * _ROUGHNESS * np.log(LENGTHS)), 0.0, _DEFAULT_NOISE], np.float32
+    default = np.exp(
+      [*(2 * _ROUGHNESS * np.log(LENGTHS)), 0.0, _DEFAULT_NOISE], dtype=np.float32
     )
     default = jnp.expand_dims(default, range(changes.ndim - 1))
     variances, constant, noise = jnp.split(
-      jnp.exp(default + changes), [len(LENGTHS), len(LENGTHS) + 1], axis=-1
+      default * limited_exp(changes), [len(LENGTHS), len(LENGTHS) + 1], axis=-1
     )
     return cls(variances=variances, constant=constant[..., 0], noise=noise[..., 0])
 
@@ -103,6 +101,12 @@ class Covariance:
       exponential = jnp.exp(square * shrink * (-0.5 / length**2))
       total += expand(self.variances[..., i]) * shrink ** (num_axes / 2) * exponential
     return total
+
+
+def limited_exp(change: jax.Array) -> jax.Array:
+  """Computes exp(x), where x is a change that is limited to (-8, 8), float32."""
+  change = change.astype(jnp.float32) / _LARGEST_CHANGE
+  return jnp.exp(_LARGEST_CHANGE * jnp.tanh(change))
 
 
 def nearest_of(

@@ -15,6 +15,7 @@ periodic axis, a difference is the shortest one around the circle.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 import chex
 import jax
@@ -35,14 +36,20 @@ from tca_jax.walk import path_to_leaf
 from tca_jax.walk import split_beam
 
 __all__ = [
+  "ABSOLUTE_FEATURES",
   "LocalFrame",
+  "absolute_frame",
   "child_features",
   "local_frame",
   "nearest_nodes",
   "node_features",
   "offset_between",
   "residual_values",
+  "split_off_border",
 ]
+
+# The number of features of `child_features` that depend on absolute units.
+ABSOLUTE_FEATURES = 2
 
 _FAR = 1e30  # the squared distance of a node without valid token
 _TINY = 1e-12  # avoids division by 0; far below any squared length in its unit
@@ -230,6 +237,90 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
   )
 
 
+def split_off_border(
+  query: jax.Array, nodes: Nodes, periods: Sequence[float] | None = None
+) -> Nodes:
+  """Splits nodes into the token of their border that is nearest to a query, and the rest.
+
+  The mean of many tokens tells little of those near the query. The token that touches
+  the nearest side of the node's box tells most, and the rest follows exactly.
+
+  Args:
+    query: `[..., C]`, relative to the domain's origin.
+    nodes: `Nodes` with axes `[..., S]`, whose border is kept.
+    periods: see the module.
+
+  Returns:
+    `Nodes` with axes `[..., 2 * S]` without border: the rests, then the tokens. A node
+    of one token is a rest. The parts of a node share its learned summary.
+  """
+  axes = query.shape[-1]
+  border = nodes.border
+  where = offset_between(query[..., None, None, :], border[..., :axes], periods)
+  nearest = jnp.argmin(jnp.sum(where**2, axis=-1), axis=-1)[..., None]
+  chosen = jnp.arange(border.shape[-2], dtype=nearest.dtype) == nearest
+  token = jnp.sum(jnp.where(chosen[..., None], border, 0), axis=-2)
+  location, value = jnp.split(token, [axes], axis=-1)
+
+  several = nodes.count > 1
+  others = jnp.where(several, nodes.count - 1, 1)[..., None]
+  from_token = jnp.where(several[..., None], nodes.mean - value, 0)
+  centroid = jnp.where(several[..., None], nodes.centroid - location, 0) / others
+  centroid += nodes.centroid
+  variance = (nodes.variance - from_token**2 / others) * (others + 1) / others
+  one_left = (nodes.count == 2)[..., None]
+  rest = dataclasses.replace(
+    nodes,
+    count=jnp.where(several, nodes.count - 1, nodes.count),
+    low=jnp.where(one_left, centroid, nodes.low),
+    high=jnp.where(one_left, centroid, nodes.high),
+    centroid=centroid,
+    mean=nodes.mean + from_token / others,
+    variance=jnp.where(
+      several[..., None],
+      jnp.where(one_left, 0, jnp.maximum(variance, 0)),
+      nodes.variance,
+    ),
+    border=None,
+  )
+  split_off = Nodes(
+    count=several.astype(nodes.count.dtype),
+    low=location,
+    high=location,
+    centroid=location,
+    mean=value,
+    variance=jnp.zeros_like(value),
+    summary=nodes.summary,
+  )
+  axis = nodes.count.ndim - 1
+
+  def join(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.concatenate([a, b], axis=axis)
+
+  return jax.tree.map(join, rest, split_off)
+
+
+def absolute_frame(length: jax.Array, domain: Domain) -> LocalFrame:
+  """The units in which values are seen as they are, and not relative to a plane.
+
+  Args:
+    length: `[...]` float32, positive, the unit of lengths.
+    domain: the `Domain` of the context, with leading axes that are broadcast to `[...]`.
+
+  Returns:
+    A `LocalFrame` with axes `[...]`.
+  """
+  origin = domain.value_origin
+  origin = jnp.broadcast_to(origin, (*length.shape, origin.shape[-1]))
+  axes = domain.origin.shape[-1]
+  return LocalFrame(
+    length=length,
+    reference=-origin,
+    slope=jnp.zeros((*length.shape, axes, origin.shape[-1]), jnp.float32),
+    spread=jnp.ones_like(origin),
+  )
+
+
 def node_features(
   offset: jax.Array, nodes: Nodes, frame: LocalFrame
 ) -> tuple[jax.Array, jax.Array]:
@@ -306,7 +397,10 @@ def child_features(parents: LevelStatistics, children: LevelStatistics) -> jax.A
   Returns:
     `[..., b**l, 2 * C + 2 * E + 1]` float32: offset from the parent's centroid and
     extent, in units of the parent's longest side; mean and spread of the values,
-    relative to the parent's; the share of its tokens. 0 at nodes without valid token.
+    relative to the parent's; the share of its tokens. Where the border is kept, also
+    its 2 * C * (C + E) locations and values, likewise, and last the two
+    `ABSOLUTE_FEATURES`: the logarithms of the parent's side and of its spread, the
+    latter averaged over channels. 0 at nodes without valid token.
   """
   b = children.count.shape[-1] // parents.count.shape[-1]
 
@@ -325,4 +419,13 @@ def child_features(parents: LevelStatistics, children: LevelStatistics) -> jax.A
     jnp.sqrt(children.variance / spread**2 + _TINY),
     count / jnp.maximum(repeat(parent_count), 1),
   ]
+  if children.border is not None:
+    origin = jnp.concatenate([parents.centroid, parents.mean], axis=-1)
+    sides = jnp.broadcast_to(side, children.centroid.shape)
+    unit = jnp.concatenate([sides, spread], axis=-1)
+    border = (children.border - repeat(origin)[..., None, :]) / unit[..., None, :]
+    border = jnp.clip(border, -_FARTHEST, _FARTHEST)
+    features.append(border.reshape(*border.shape[:-2], -1))
+    features.append(jnp.log(side))
+    features.append(jnp.mean(jnp.log(spread), axis=-1, keepdims=True))
   return jnp.where(count > 0, jnp.concatenate(features, axis=-1), 0)

@@ -22,6 +22,7 @@ from tca_jax.memory import TreeMemory
 from tca_jax.statistics import domain_of_root
 from tca_jax.statistics import LevelStatistics
 from tca_jax.statistics import merge_siblings
+from tca_jax.statistics import single_tokens
 
 __all__ = ["GrowingMemory", "NodeFunctions", "set_leaves", "set_rows"]
 
@@ -36,10 +37,12 @@ class NodeFunctions(typing.NamedTuple):
     project: what the memory stores of node values `[..., D]`. For a `TreeMemory`: keys
       `[..., H, Dh]`, values `[..., H, Dv]`, and the policy's own keys or None. For a
       `NodeMemory`: summaries `[..., W]`.
+    keep_border: whether a `NodeMemory` keeps the border of each node.
   """
 
   aggregate: Callable[..., jax.Array]
   project: Callable[[jax.Array], typing.Any]
+  keep_border: bool = False
 
 
 @chex.dataclass(frozen=True)
@@ -178,14 +181,8 @@ def set_leaves(
       location, value = domain.centre(
         arrays["coords"][order], arrays["values"][order], found
       )
-    statistics = LevelStatistics(
-      count=jnp.full(len(slot), number is not None, jnp.int32),
-      centroid=location,
-      low=location,
-      high=location,
-      mean=value,
-      variance=jnp.zeros_like(value),
-    )
+    valid = jnp.full(len(slot), number is not None)
+    statistics = single_tokens(location, value, valid, functions.keep_border)
   growing = _set_nodes(functions, growing, slot, found, tokens, statistics)
   return _renew_ancestors(functions, growing, slot, found)
 
@@ -209,8 +206,12 @@ def _set_nodes(
 
   packed = functions.project(nodes)
   if isinstance(memory, NodeMemory):
-    rows = memory_lib.pack_rows(typing.cast(LevelStatistics, statistics), packed)
-    memory = dataclasses.replace(memory, rows=put(jnp.asarray(memory.rows), rows))
+    statistics = typing.cast(LevelStatistics, statistics)
+    rows = memory_lib.pack_rows(statistics, packed)
+    changed = {"rows": put(jnp.asarray(memory.rows), rows)}
+    if statistics.border is not None:
+      changed["borders"] = put(jnp.asarray(memory.borders), statistics.border)
+    memory = dataclasses.replace(memory, **changed)
   else:
     keys, values, policy_keys = packed
     changed = {
@@ -282,6 +283,7 @@ def _merge(
       high=rows.high,
       mean=rows.mean,
       variance=rows.variance,
+      border=rows.border,
     )
     children = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), children)
     merged = merge_siblings(children, b)

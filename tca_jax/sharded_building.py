@@ -266,21 +266,26 @@ def aggregate(
   return *upper, *own[1:]
 
 
-def node_statistics(tree: Tree, coords: jax.Array, values: jax.Array) -> NodeStatistics:
+def node_statistics(
+  tree: Tree, coords: jax.Array, values: jax.Array, *, keep_border: bool = False
+) -> NodeStatistics:
   """Computes the statistics of all nodes that this device has.
 
   Args:
     tree: any tree.
     coords: `[N, C]`; for a `ShardedTree` those in this device's leaf slots.
     values: `[N, E]`, likewise.
+    keep_border: see `statistics.node_statistics`.
 
   Returns:
     `NodeStatistics`, see `statistics.node_statistics`.
   """
   if not isinstance(tree, ShardedTree):
-    return statistics_lib.node_statistics(tree, coords, values)
+    return statistics_lib.node_statistics(tree, coords, values, keep_border=keep_border)
   domain = _measure_domain(tree, coords, values)
-  own = statistics_lib.node_statistics(tree.own_tree, coords, values, domain).levels
+  own = statistics_lib.node_statistics(
+    tree.own_tree, coords, values, domain, keep_border=keep_border
+  ).levels
   upper = [tree.gather(own[0])]
   for _ in range(tree.split_level):
     upper.append(statistics_lib.merge_siblings(upper[-1], tree.branch_factor))

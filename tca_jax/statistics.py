@@ -24,6 +24,7 @@ __all__ = [
   "measure_domain",
   "merge_siblings",
   "node_statistics",
+  "single_tokens",
 ]
 
 
@@ -72,6 +73,9 @@ class LevelStatistics:
     high: `[b**l, C]` float32, the largest coordinates of their bounding box.
     mean: `[b**l, E]` float32, the mean of their values.
     variance: `[b**l, E]` float32, the population variance of their values.
+    border: `[b**l, 2 * C, C + E]` float32, the tokens that touch the sides of the box:
+      for each axis that of the smallest coordinate, then for each axis that of the
+      largest one; the location, then the value of each. None if they are not kept.
   """
 
   count: jax.Array
@@ -80,6 +84,7 @@ class LevelStatistics:
   high: jax.Array
   mean: jax.Array
   variance: jax.Array
+  border: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True)
@@ -140,7 +145,12 @@ def measure_domain(
 
 
 def node_statistics(
-  tree: Tree, coords: jax.Array, values: jax.Array, domain: Domain | None = None
+  tree: Tree,
+  coords: jax.Array,
+  values: jax.Array,
+  domain: Domain | None = None,
+  *,
+  keep_border: bool = False,
 ) -> NodeStatistics:
   """Computes the statistics of the tokens below every node.
 
@@ -153,6 +163,7 @@ def node_statistics(
     coords: `[N, C]` floating point, the locations of the tokens.
     values: `[N, E]` floating point, the values to average.
     domain: the `Domain` whose origins are used; None means that it is measured.
+    keep_border: whether to keep the tokens that touch the sides of each node's box.
 
   Returns:
     A `NodeStatistics`.
@@ -182,18 +193,37 @@ def node_statistics(
   if domain is None:
     domain = measure_domain(coords, values, valid)
   location, value = domain.centre(coords, values, valid)
-  leaves = LevelStatistics(
+  levels = [single_tokens(location, value, valid, keep_border)]
+  for _ in range(depth):
+    levels.append(merge_siblings(levels[-1], b))
+  return NodeStatistics(domain=domain, levels=tuple(reversed(levels)))
+
+
+def single_tokens(
+  location: jax.Array, value: jax.Array, valid: jax.Array, keep_border: bool
+) -> LevelStatistics:
+  """The statistics of nodes of one token each.
+
+  Args:
+    location: `[n, C]` float32, relative to `Domain.origin`; 0 where not valid.
+    value: `[n, E]` float32, relative to `Domain.value_origin`; 0 where not valid.
+    valid: `[n]` bool, whether the node has the token.
+    keep_border: see `node_statistics`.
+  """
+  border = None
+  if keep_border:
+    token = jnp.concatenate([location, value], axis=-1)[:, None]
+    sides = 2 * location.shape[-1]
+    border = jnp.broadcast_to(token, (len(token), sides, token.shape[-1]))
+  return LevelStatistics(
     count=valid.astype(jnp.int32),
     centroid=location,
     low=location,
     high=location,
     mean=value,
     variance=jnp.zeros_like(value),
+    border=border,
   )
-  levels = [leaves]
-  for _ in range(depth):
-    levels.append(merge_siblings(levels[-1], b))
-  return NodeStatistics(domain=domain, levels=tuple(reversed(levels)))
 
 
 def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
@@ -215,6 +245,12 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
   valid, any_valid = count > 0, total > 0
   low = jnp.min(jnp.where(valid, children.low, jnp.inf), axis=1)
   high = jnp.max(jnp.where(valid, children.high, -jnp.inf), axis=1)
+  border = None
+  if children.border is not None:
+    outward = jnp.concatenate([-children.low, children.high], axis=-1)
+    outermost = jnp.argmax(jnp.where(valid, outward, -jnp.inf), axis=1)  # [nodes, 2 C]
+    chosen = jnp.arange(b)[:, None] == outermost[:, None]
+    border = jnp.sum(jnp.where(chosen[..., None], children.border, 0), axis=1)
   return LevelStatistics(
     count=total[:, 0],
     centroid=jnp.sum(share * children.centroid, axis=1),
@@ -222,6 +258,7 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
     high=jnp.where(any_valid, high, 0),
     mean=mean,
     variance=jnp.sum(share * squares, axis=1),
+    border=border,
   )
 
 

@@ -208,19 +208,31 @@ def routing(leaf_weights, path, log_policy, counted, b):
 
 
 def node_statistics(root, coords, values):
-  """Returns {(level, index): (count, centroid, low, high, mean, variance)} in float64.
+  """Returns {(level, index): (count, centroid, low, high, mean, variance, border)}.
 
-  Locations are absolute. A node without tokens has the count 0 and otherwise None.
+  All is float64 and absolute. The border has, for each side of the box, the location
+  and the value of the first leaf that touches it. A node without tokens has count 0 and otherwise None.
   """
   coords, values = np.asarray(coords, np.float64), np.asarray(values, np.float64)
+
+  def leaf_order(node):
+    if not node.children:
+      return node.tokens
+    return [token for child in node.children for token in leaf_order(child)]
+
+  def border(x, y):
+    touching = [*np.argmin(x, axis=0), *np.argmax(x, axis=0)]
+    return np.concatenate([x, y], axis=1)[touching]
+
   statistics = {}
   for level in nodes_by_level(root):
     for node in level:
-      x, y = coords[node.tokens], values[node.tokens]
+      tokens = leaf_order(node)
+      x, y = coords[tokens], values[tokens]
       statistics[node.level, node.index] = (
-        (len(x), x.mean(0), x.min(0), x.max(0), y.mean(0), y.var(0))
+        (len(x), x.mean(0), x.min(0), x.max(0), y.mean(0), y.var(0), border(x, y))
         if node.tokens
-        else (0, None, None, None, None, None)
+        else (0, None, None, None, None, None, None)
       )
   return statistics
 
@@ -247,7 +259,7 @@ def nearest_nodes(query, root, statistics, num_paths, periods=None):
   """
 
   def distance(node):
-    _, centroid, low, high, _, _ = statistics[node.level, node.index]
+    _, centroid, low, high, *_ = statistics[node.level, node.index]
     gap = np.abs(_wrap((low + high) / 2 - query, periods)) - (high - low) / 2
     box = np.sum(np.maximum(gap, 0) ** 2)
     return box + 1e-4 * np.sum(_wrap(centroid - query, periods) ** 2)
@@ -259,6 +271,23 @@ def nearest_nodes(query, root, statistics, num_paths, periods=None):
     frontier = found[:num_paths]
     read |= {(c.level, c.index) for c in found[num_paths:]}
   return read | {(c.level, c.index) for c in frontier if c.tokens}
+
+
+def split_off_border(query, coords, tokens, periods=None):
+  """The token of a node's border that is nearest to a query, and the others; as lists.
+
+  A node of one token has no other tokens, and keeps it.
+  """
+  if len(tokens) < 2:
+    return [], tokens
+  x = np.asarray(coords, np.float64)[tokens]
+  touching = {*np.argmin(x, axis=0).tolist(), *np.argmax(x, axis=0).tolist()}
+  distance = {
+    i: np.linalg.norm(_wrap(x[i] - np.asarray(query, np.float64), periods))
+    for i in touching
+  }
+  nearest = tokens[min(distance, key=distance.get)]
+  return [nearest], [token for token in tokens if token != nearest]
 
 
 def local_frame(offsets, counts, means, variances, value_spread):

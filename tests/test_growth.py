@@ -47,7 +47,7 @@ def _heads(x):
 
 def _functions(kind):
   project = _heads if kind == "tree" else (lambda x: x[..., :2] + 1)
-  return growth.NodeFunctions(aggregate=_aggregate, project=project)
+  return growth.NodeFunctions(_aggregate, project, keep_border=kind == "node")
 
 
 @functools.cache
@@ -86,7 +86,9 @@ def _from_scratch(growing):
     memory = memory_lib.pack(tree, *zip(*map(_two_heads, levels), strict=True))
   else:
     domain = growing.memory.domain
-    found = tca_jax.node_statistics(tree, growing.coords, growing.values, domain)
+    found = tca_jax.node_statistics(
+      tree, growing.coords, growing.values, domain, keep_border=True
+    )
     families = zip(found.levels[:-1], found.levels[1:], strict=True)
     features = [relative.child_features(*family) for family in families]
     levels = tree_lib.aggregate(_aggregate, tree, tokens, node_features=features)
@@ -210,7 +212,7 @@ def test_grown_memory_and_its_reads_equal_the_reference(kind, b, rng):
     slots = memory_lib.slot_nodes(growing.memory, slice(0, None))
     origin = growing.memory.domain.origin
     for slot, node in enumerate([node for level in levels[1:] for node in level]):
-      count, centroid, low, high, _, variance = statistics[node.level, node.index]
+      count, centroid, low, high, _, variance, _ = statistics[node.level, node.index]
       assert slots.count[slot] == count
       if count:
         found = [x[slot] + origin for x in (slots.centroid, slots.low, slots.high)]
@@ -482,6 +484,7 @@ def test_growing_memory_stored_and_restored_goes_on_alike(rng):
 MODELS = (
   ("tca", dict(share_policy=False, order="axis", axis=1)),
   ("relative_tca", dict()),
+  ("relative_tca", dict(border_tokens=True)),
 )
 
 
@@ -523,11 +526,16 @@ def _move_origin(memory, domain):
   shift = jnp.concatenate([zeros[:, :1], away, away, away, up], axis=1)
   shift = jnp.pad(shift, [(0, 0), (0, memory.rows.shape[-1] - shift.shape[1])])
   assert shift.shape[1] >= 1 + 3 * axes + 2 * channels
-  rows = memory.rows + jnp.where(memory.rows[..., :1] > 0, shift[:, None, None], 0)
+  valid = memory.rows[..., :1] > 0
+  rows = memory.rows + jnp.where(valid, shift[:, None, None], 0)
+  borders = memory.borders
+  if borders is not None:
+    shift = jnp.concatenate([away, up], axis=1)[:, None, None, None]
+    borders += jnp.where(valid[..., None], shift, 0)
   domain = dataclasses.replace(
     memory.domain, origin=domain.origin, value_origin=domain.value_origin
   )
-  return dataclasses.replace(memory, rows=rows, domain=domain)
+  return dataclasses.replace(memory, rows=rows, domain=domain, borders=borders)
 
 
 @pytest.mark.slow

@@ -132,9 +132,8 @@ def test_quantile_has_the_level_below_it(make, level, rng):
 @pytest.mark.parametrize("make", [_gaussian_and_targets, _mixture_and_targets])
 def test_in_units_is_a_change_of_variables(make, rng):
   predicted, targets = make(rng)
-  units = tca_jax.modules.Units(
-    origin=7 * np.ones_like(targets), scale=0.5 * np.ones_like(targets)
-  )
+  one = np.ones_like(targets)
+  units = tca_jax.modules.Units(origin=7 * one, scale=0.5 * one, std_scale=0.5 * one)
   there = predicted.in_units(units)
   moved = 7 + 0.5 * targets
   jacobian = targets.shape[-1] * np.log(0.5)

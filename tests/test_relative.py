@@ -22,10 +22,10 @@ _PERIODS = (None, (5.0, 0.0))
 _LARGEST = ((33, 2), (10, 3), (17, 4))  # of `cases.SHAPES`
 
 
-@functools.partial(jax.jit, static_argnames="branch_factor")
-def _memory(coords, values, mask, branch_factor=2):
+@functools.partial(jax.jit, static_argnames=("branch_factor", "keep_border"))
+def _memory(coords, values, mask, branch_factor=2, keep_border=False):
   tree = tree_lib.build_tree(coords, mask, branch_factor=branch_factor)
-  found = statistics.node_statistics(tree, coords, values)
+  found = statistics.node_statistics(tree, coords, values, keep_border=keep_border)
   summaries = [jnp.zeros((len(level.count), 0)) for level in found.levels]
   return memory_lib.pack_nodes(tree, found, summaries)
 
@@ -189,13 +189,57 @@ def test_features_of_degenerate_contexts_and_their_gradients_are_finite(name, rn
   chex.assert_tree_all_finite(found)
 
 
-def test_child_features_are_relative_to_the_parent(rng):
+@functools.partial(jax.jit, static_argnames=("num_paths", "periods"))
+def _split(memory, query, num_paths, periods=None):
+  query = query - memory.domain.origin
+  nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
+  read = memory_lib.slot_nodes(memory, slots)
+  return nodes, relative.split_off_border(query, read, periods)
+
+
+@pytest.mark.parametrize("periods", _PERIODS)
+@pytest.mark.parametrize("n, b", [(2, 2), *_LARGEST])
+def test_split_off_border_equals_the_reference(n, b, periods, rng):
+  for kind in ("all", "random"):
+    coords, values, mask = _inputs(rng, n, kind=kind)
+    memory = _memory(coords, values, mask, branch_factor=b, keep_border=True)
+    origin, value_origin = memory.domain.origin, memory.domain.value_origin
+    members = {
+      (node.level, node.index): node.tokens
+      for level in reference.nodes_by_level(reference.build(coords, mask, b))
+      for node in level
+    }
+    for query in rng.normal(size=(3, 2)).astype(np.float32):
+      read, found = _split(memory, query, 2, periods)
+      rests, alone = (
+        [jax.tree.map(lambda x, i=i: np.asarray(x)[i], found) for i in part]
+        for part in np.split(np.arange(2 * len(read.mask)), 2)
+      )
+      for i, node in enumerate(zip(read.level.tolist(), read.index.tolist())):
+        tokens = members[node] if read.mask[i] else []
+        token, others = reference.split_off_border(query, coords, tokens, periods)
+        assert (rests[i].count, alone[i].count) == (len(others), len(token))
+        for part, tokens in ((rests[i], others), (alone[i], token)):
+          if tokens:
+            x, y = coords[tokens], values[tokens]
+            expected = (x.mean(0), y.mean(0), y.var(0))
+            got = (part.centroid + origin, part.mean + value_origin, part.variance)
+            for a, e in zip(got, expected, strict=True):
+              np.testing.assert_allclose(a, e, rtol=0, atol=1e-4)
+            low, high = part.low + origin, part.high + origin
+            assert np.all(low <= x.min(0) + 1e-5) and np.all(high >= x.max(0) - 1e-5)
+            if len(tokens) == 1:
+              np.testing.assert_allclose(low, high)
+
+
+@pytest.mark.parametrize("keep_border", [False, True])
+def test_child_features_are_relative_to_the_parent(keep_border, rng):
   coords, values, _ = _inputs(rng, 8)
   tree = tca_jax.build_tree(coords)
-  found = statistics.node_statistics(tree, coords, values)
+  found = statistics.node_statistics(tree, coords, values, keep_border=keep_border)
   parents, children = found.levels[1], found.levels[2]
   features = np.asarray(relative.child_features(parents, children))
-  assert features.shape == (4, 7)
+  assert features.shape == (4, 21 if keep_border else 7)
   up = np.arange(4) // 2
   side = np.max(parents.high - parents.low, axis=1, keepdims=True)[up]
   spread = np.sqrt(parents.variance)[up]
@@ -206,15 +250,23 @@ def test_child_features_are_relative_to_the_parent(rng):
     np.sqrt(children.variance) / spread,
     (children.count / parents.count[up])[:, None],
   ]
+  if keep_border:
+    where, what = np.split(np.asarray(children.border), [2], axis=-1)
+    where = (where - parents.centroid[up][:, None]) / side[:, None]
+    what = (what - parents.mean[up][:, None]) / spread[:, None]
+    expected.append(np.concatenate([where, what], axis=-1).reshape(4, 12))
+    expected += [np.log(side), np.log(spread)]
   np.testing.assert_allclose(features, np.hstack(expected), rtol=1e-4, atol=1e-5)
 
 
 # --- The read-outs.
 
 
-@pytest.fixture(params=models.RELATIVE)
+@pytest.fixture(params=[*models.RELATIVE, "border"])
 def free_model(request):
   """A model whose predictions follow shifts, scales and affine maps."""
+  if request.param == "border":
+    return models.model("relative_tca", sees_scale=False, border_tokens=True)
   return models.model(request.param, sees_scale=False)
 
 
@@ -379,7 +431,7 @@ def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
   "options",
   [
     dict(num_self_layers=1),
-    dict(local_units=False),
+    dict(local_units=False, border_tokens=True),
     dict(values_in_tokens=False),
     dict(geometry_in_logits=False),
     dict(num_kriged=0),

@@ -1,5 +1,6 @@
 """Statistics of nodes against the reference, and their invariances."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -13,11 +14,11 @@ from tests import cases
 from tests import reference
 
 _build = jax.jit(tree_lib.build_tree, static_argnames="branch_factor")
-_statistics = jax.jit(statistics.node_statistics)
+_statistics = jax.jit(statistics.node_statistics, static_argnames="keep_border")
 
 
 def _absolute(found):
-  """{(level, index): (count, centroid, low, high, mean, variance)}, as the reference."""
+  """{(level, index): (count, centroid, low, high, mean, variance, border)}, absolute."""
   found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
   nodes = {}
   for l, level in enumerate(found.levels):
@@ -26,7 +27,9 @@ def _absolute(found):
         x[i] + found.domain.origin for x in (level.centroid, level.low, level.high)
       ]
       mean = level.mean[i] + found.domain.value_origin
-      nodes[l, i] = (count, *where, mean, level.variance[i])
+      origin = np.concatenate([found.domain.origin, found.domain.value_origin])
+      border = level.border[i] + origin
+      nodes[l, i] = (count, *where, mean, level.variance[i], border)
   return nodes
 
 
@@ -46,21 +49,22 @@ def test_node_statistics_any_layout_and_mask_equal_reference(n, b, rng):
     values = rng.normal(size=(n, 3)).astype(np.float32)
     junk = np.where(mask[:, None], values, np.nan)  # masked tokens have no effect
     tree = _build(coords, mask, branch_factor=b)
-    found = _statistics(tree, coords, junk)
+    found = _statistics(tree, coords, junk, keep_border=True)
     expected = reference.node_statistics(
       reference.build(coords, mask, b), coords, values
     )
     _check(_absolute(found), expected, scale=max(n, 10))
     for level in found.levels:
       empty = np.asarray(level.count) == 0
-      for x in (level.centroid, level.low, level.high, level.mean, level.variance):
+      for x in (level.centroid, level.low, level.high, level.mean, level.variance,
+                level.border):  # fmt: skip
         assert not np.any(np.asarray(x)[empty]) and np.all(np.isfinite(x))
 
 
 def test_node_statistics_large_offset_keeps_the_precision_of_the_input(rng):
   coords = (5e6 + 300 * rng.random((100, 2))).astype(np.float32)
   values = (1e6 + rng.normal(size=(100, 1))).astype(np.float32)
-  found = _statistics(_build(coords), coords, values)
+  found = _statistics(_build(coords), coords, values, keep_border=True)
   expected = reference.node_statistics(
     reference.build(coords, np.ones(100, bool), 2), coords, values
   )
@@ -72,8 +76,9 @@ def test_node_statistics_large_offset_keeps_the_precision_of_the_input(rng):
 def test_node_statistics_permuted_tokens_are_equal(rng):
   coords = rng.normal(size=(33, 2)).astype(np.float32)
   values, order = coords[:, :1] ** 2, rng.permutation(33)
-  found = _statistics(_build(coords), coords, values)
-  permuted = _statistics(_build(coords[order]), coords[order], values[order])
+  found = _statistics(_build(coords), coords, values, keep_border=True)
+  coords, values = coords[order], values[order]
+  permuted = _statistics(_build(coords), coords, values, keep_border=True)
   chex.assert_trees_all_close(found, permuted, atol=1e-6)
 
 
@@ -110,8 +115,8 @@ def test_node_statistics_gradients_are_finite(rng):
 
 
 def _floats(tree, x):
-  levels = statistics.node_statistics(tree, x, x).levels
-  return [(y.centroid, y.low, y.high, y.mean, y.variance) for y in levels]
+  levels = statistics.node_statistics(tree, x, x, keep_border=True).levels
+  return [dataclasses.replace(level, count=None) for level in levels]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,13 @@ class Config:
     at_least=1,
     models=("relative_tca",),
   )
+  border_tokens: bool = option(
+    "model",
+    False,
+    "In relative_tca, together with each node the token on the node's border that is"
+    " nearest to the query.",
+    models=("relative_tca",),
+  )
   read_layers: int = option(
     "model",
     3,

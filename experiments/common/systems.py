@@ -132,6 +132,7 @@ def _build_relative_tree_read_out(config: Config, max_context: int) -> tca_jax.R
     branch_factor=config.branch_factor,
     order=config.order,
     num_paths=config.beam_width,
+    border_tokens=config.border_tokens,
     **_relative(config),
   )
 

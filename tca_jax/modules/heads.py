@@ -40,18 +40,16 @@ class Gaussian:
   std: jax.Array
 
   def in_units(self, units: Units) -> "Gaussian":
-    """Returns the distributions of origin + scale * y, if these are those of y.
-
-    Args:
-      units: the `Units` of a relative read-out.
+    """Returns the distributions that these mean in the units of a relative read-out.
 
     >>> one = jnp.ones(1)
-    >>> there = Gaussian(mean=one, std=one).in_units(Units(origin=5 * one, scale=2 * one))
+    >>> units = Units(origin=5 * one, scale=2 * one, std_scale=3 * one)
+    >>> there = Gaussian(mean=one, std=one).in_units(units)
     >>> there.mean.item(), there.std.item()
-    (7.0, 2.0)
+    (7.0, 3.0)
     """
     return Gaussian(
-      mean=units.origin + units.scale * self.mean, std=units.scale * self.std
+      mean=units.origin + units.scale * self.mean, std=units.std_scale * self.std
     )
 
   def log_prob(self, targets: jax.Array) -> jax.Array:
@@ -135,12 +133,12 @@ class GaussianMixture:
     return jnp.sqrt(jnp.sum(jnp.exp(self.log_weights) * square, axis=-1))
 
   def in_units(self, units: Units) -> "GaussianMixture":
-    """Returns the distributions of origin + scale * y, if these are those of y."""
-    origin, scale = units.origin[..., None], units.scale[..., None]
+    """Returns the distributions that these mean in the units of a relative read-out."""
+    units = jax.tree.map(lambda x: x[..., None], units)
     return GaussianMixture(
       log_weights=self.log_weights,
-      means=origin + scale * self.means,
-      stds=scale * self.stds,
+      means=units.origin + units.scale * self.means,
+      stds=units.std_scale * self.stds,
     )
 
   def log_prob(self, targets: jax.Array) -> jax.Array:

@@ -30,15 +30,18 @@ __all__ = [
 class Units:
   """The units in which a relative read-out describes values.
 
-  A prediction y of the head means origin + scale * y.
+  A mean m and a standard deviation s of the head mean origin + scale * m and
+  std_scale * s.
 
   Attributes:
     origin: `[B, M, E]` float32.
     scale: `[B, M, E]` float32, positive.
+    std_scale: `[B, M, E]` float32, positive.
   """
 
   origin: jax.Array
   scale: jax.Array
+  std_scale: jax.Array
 
 
 @chex.dataclass(frozen=True)

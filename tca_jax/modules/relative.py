@@ -9,6 +9,7 @@ nodes are interpolated, see `tca_jax.node_kriging`; the head corrects the result
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 import typing
 
@@ -177,6 +178,8 @@ class _RelativeReadOut(ReadOut):
       self.covariance = nn.Dense(
         len(node_kriging.LENGTHS) + 2, kernel_init=nn.initializers.normal(0.01)
       )
+      if not self.local_units:
+        self.length = nn.Dense(1, kernel_init=nn.initializers.normal(0.01))
       self.kriged = nn.Dense(self.width, dtype=self.dtype)
       self.correction = MLP([self.hidden, self.width], nn.gelu, self.dtype)
     options = dict(dropout=self.dropout, dtype=self.dtype)
@@ -255,19 +258,23 @@ class _RelativeReadOut(ReadOut):
     for i, layer in enumerate(self.layers):
       x = layer(x, tokens, bias[..., i, :, :], mask, train)
     if not self.num_kriged:
-      return x, Units(origin=origin, scale=units.spread)
+      return x, Units(origin=origin, scale=units.spread, std_scale=units.spread)
     covariance = node_kriging.Covariance.from_changes(self.covariance(x))
     nearest = node_kriging.nearest_of(*near, self.num_kriged)
+    if not self.local_units:
+      length = node_kriging.limited_exp(self.length(x)[..., 0])
+      frame = relative.absolute_frame(length, domain)
     mean, std = node_kriging.krige(*nearest, frame, covariance)
-    std, per_unit = std[..., None], frame.spread / units.spread
-    seen = [per_unit * mean, jnp.log(per_unit * std)]
-    x = x + self.kriged(jnp.concatenate(seen, axis=-1).astype(self.dtype))
+    std = std[..., None]
+    seen = jnp.concatenate([mean, jnp.log(std)], axis=-1)
+    x = x + self.kriged(seen.astype(self.dtype))
     x = x + self.correction(x)
-    scale = units.spread
-    if self.local_units:
-      # Far from all nodes the local spread is the better unit.
-      scale = frame.spread * std / jnp.sqrt(1 + std**2)
-    return x, Units(origin=origin + frame.spread * mean, scale=scale)
+    origin = frame.reference + domain.value_origin + frame.spread * mean
+    # Far from all nodes the spread is the better unit.
+    scale = frame.spread * std / jnp.sqrt(1 + std**2)
+    # In absolute units the head's lower bound of the standard deviation holds.
+    std_scale = scale if self.local_units else jnp.ones_like(scale)
+    return x, Units(origin=origin, scale=scale, std_scale=std_scale)
 
   def _retrieve_points(
     self,
@@ -368,11 +375,14 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     branch_factor: b.
     order: how tokens are ordered into leaves, see `build_tree`.
     num_paths: the number of paths that a query follows, unless `read` is given another.
+    border_tokens: whether a node is read together with the token of its border that is
+      nearest to the query, see `relative.split_off_border`.
   """
 
   branch_factor: int = 2
   order: tree_lib.Order = "kd"
   num_paths: int = 8
+  border_tokens: bool = False
 
   def setup(self) -> None:
     super().setup()
@@ -397,7 +407,10 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     tree = trees.build_or_check(
       tree, coords, mask, self.branch_factor, order=self.order
     )
-    statistics = jax.vmap(sharded_building.node_statistics)(tree, coords, values)
+    measure = functools.partial(
+      sharded_building.node_statistics, keep_border=self.border_tokens
+    )
+    statistics = jax.vmap(measure)(tree, coords, values)
     levels = [x.count[..., None][..., :0] for x in statistics.levels]
     if self.summary_width:
       families = jax.vmap(sharded_tree.families)(tree, statistics.levels)
@@ -406,7 +419,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
         self.aggregator,
         tree,
         tokens.astype(self.dtype),
-        [self.place(level.astype(self.dtype)) for level in features],
+        [self._place(level) for level in features],
         train=train,
         gradient=True,
       )
@@ -414,7 +427,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     return jax.vmap(memory_lib.pack_nodes)(tree, statistics, levels)
 
   def node_functions(self) -> NodeFunctions:
-    return NodeFunctions(aggregate=self._aggregate, project=self._summaries)
+    return NodeFunctions(self._aggregate, self._summaries, self.border_tokens)
 
   def order_options(self) -> dict[str, typing.Any]:
     return dict(order=self.order)
@@ -425,7 +438,13 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     """The value of nodes, as in `store`."""
     if not self.summary_width:
       return children[..., 0, :]  # of width 0
-    return self.aggregator(children + self.place(features.astype(self.dtype)), mask)
+    return self.aggregator(children + self._place(features), mask)
+
+  def _place(self, features: jax.Array) -> jax.Array:
+    """Embeds `relative.child_features`, `[..., G] -> [..., D]`."""
+    if self.border_tokens and not self.sees_scale:
+      features = features[..., : -relative.ABSOLUTE_FEATURES]
+    return self.place(features.astype(self.dtype))
 
   def _stored(self, tokens: jax.Array) -> jax.Array:
     tokens = tokens.astype(self.dtype)
@@ -448,7 +467,10 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
 
     def find(memory: NodeMemory, query: jax.Array) -> tuple[NodesRead, Nodes]:
       walk, slots = relative.nearest_nodes(query, memory, num_paths, self.periods)
-      return walk, memory_lib.slot_nodes(memory, slots)
+      nodes = memory_lib.slot_nodes(memory, slots)
+      if self.border_tokens:
+        nodes = relative.split_off_border(query, nodes, self.periods)
+      return walk, nodes
 
     find_all = jax.vmap(jax.vmap(find, in_axes=(None, 0)))
     walk, nodes = find_all(memory, query_coords)

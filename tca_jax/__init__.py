@@ -9,6 +9,7 @@ from tca_jax import masking
 from tca_jax import memory
 from tca_jax import modules
 from tca_jax import node_kriging
+from tca_jax import node_memory
 from tca_jax import objectives
 from tca_jax import relative
 from tca_jax import retrieval
@@ -24,8 +25,6 @@ from tca_jax.checkpoint import warn_outside_range
 from tca_jax.checks import check_context
 from tca_jax.growth import GrowingMemory
 from tca_jax.memory import FlatMemory
-from tca_jax.memory import NodeMemory
-from tca_jax.memory import PointMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules import Aggregator
 from tca_jax.modules import Categorical
@@ -50,6 +49,8 @@ from tca_jax.modules import SequenceEmbedder
 from tca_jax.modules import TrainingPrediction
 from tca_jax.modules import TrainingReading
 from tca_jax.modules import TreeCrossAttention
+from tca_jax.node_memory import NodeMemory
+from tca_jax.node_memory import PointMemory
 from tca_jax.retrieval import tree_attention
 from tca_jax.retrieval import TreeAttentionOutput
 from tca_jax.retrieval import TreeReading
@@ -112,6 +113,7 @@ __all__ = [
   "memory",
   "modules",
   "node_kriging",
+  "node_memory",
   "node_statistics",
   "num_read_slots",
   "objectives",

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import memory as memory_lib
+from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import tree as tree_lib
 from tca_jax.checks import as_array
@@ -31,7 +32,7 @@ from tca_jax.checks import clean_context
 from tca_jax.grown_tree import as_grown
 from tca_jax.grown_tree import find_cuts
 from tca_jax.grown_tree import find_slots
-from tca_jax.memory import NodeMemory
+from tca_jax.node_memory import NodeMemory
 from tca_jax.renewal import GrowingMemory
 from tca_jax.renewal import NodeFunctions
 from tca_jax.renewal import set_leaves
@@ -311,7 +312,7 @@ def _build(
     else:  # no summaries
       levels = tuple(x.centroid[:, :0] for x in statistics.levels)
     summaries = [functions.project(level) for level in levels]
-    memory: typing.Any = memory_lib.pack_nodes(tree, statistics, summaries)
+    memory: typing.Any = node_memory.pack_nodes(tree, statistics, summaries)
     nodes = memory_lib.join_levels(levels, branch_factor)
   else:
     levels = tree_lib.aggregate(functions.aggregate, tree, tokens)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tca_jax.memory import Nodes
+from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tca_jax.relative import residual_values
 

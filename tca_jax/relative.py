@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
 from tca_jax.masking import masked_mean
-from tca_jax.memory import NodeMemory
-from tca_jax.memory import Nodes
-from tca_jax.memory import sibling_nodes
+from tca_jax.node_memory import NodeMemory
+from tca_jax.node_memory import Nodes
+from tca_jax.node_memory import sibling_nodes
 from tca_jax.sharded_tree import from_owner
 from tca_jax.statistics import Domain
 from tca_jax.statistics import LevelStatistics
@@ -253,9 +253,17 @@ def split_off_border(
   Returns:
     `Nodes` with axes `[..., 2 * S]` without border: the rests, then the tokens. A node
     of one token is a rest. The parts of a node share its learned summary.
+
+  Raises:
+    ValueError: if the border of the nodes is not kept.
   """
   axes = query.shape[-1]
   border = nodes.border
+  if border is None:
+    raise ValueError(
+      "memory must keep the border of its nodes: index the context by a model with"
+      " border_tokens=True"
+    )
   where = offset_between(query[..., None, None, :], border[..., :axes], periods)
   nearest = jnp.argmin(jnp.sum(where**2, axis=-1), axis=-1)[..., None]
   chosen = jnp.arange(border.shape[-2], dtype=nearest.dtype) == nearest

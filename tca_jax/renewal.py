@@ -5,6 +5,7 @@ These are the building blocks of `tca_jax.growth`, which has the entry points.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import typing
 
 import chex
@@ -12,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from tca_jax import memory as memory_lib
+from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import state
 from tca_jax.grown_tree import Cuts
 from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import merge_children
-from tca_jax.memory import NodeMemory
 from tca_jax.memory import TreeMemory
+from tca_jax.node_memory import NodeMemory
 from tca_jax.statistics import domain_of_root
 from tca_jax.statistics import LevelStatistics
 from tca_jax.statistics import merge_siblings
@@ -196,34 +198,42 @@ def _set_nodes(
   statistics: LevelStatistics | None,
 ) -> GrowingMemory:
   """Stores nodes `[n, D]` in different slots `[n]`, where chosen."""
-  b, memory = growing.tree.branch_factor, growing.memory
-
-  def put(x: jax.Array, new: jax.Array, heads: bool = False) -> jax.Array:
-    row, child = slot // b, slot % b
-    row = jnp.where(chosen, row, len(x) + jnp.arange(len(slot), dtype=jnp.int32))
-    at = x.at[row, :, child] if heads else x.at[row, child]
-    return at.set(new.astype(x.dtype), mode="drop", unique_indices=True)
-
+  memory = growing.memory
+  put = functools.partial(_put, slot, chosen, growing.tree.branch_factor)
   packed = functions.project(nodes)
   if isinstance(memory, NodeMemory):
     statistics = typing.cast(LevelStatistics, statistics)
-    rows = memory_lib.pack_rows(statistics, packed)
-    changed = {"rows": put(jnp.asarray(memory.rows), rows)}
+    rows = node_memory.pack_rows(statistics, packed)
+    memory = dataclasses.replace(memory, rows=put(memory.rows, rows))
     if statistics.border is not None:
-      changed["borders"] = put(jnp.asarray(memory.borders), statistics.border)
-    memory = dataclasses.replace(memory, **changed)
+      borders = put(memory.borders, statistics.border)
+      memory = dataclasses.replace(memory, borders=borders)
   else:
     keys, values, policy_keys = packed
     changed = {
-      "keys": put(jnp.asarray(memory.keys), keys, heads=True),
+      "keys": put(memory.keys, keys, heads=True),
       "values": set_rows(memory.values, slot, chosen, values),
     }
     if policy_keys is not None:
-      changed["policy_keys"] = put(jnp.asarray(memory.policy_keys), policy_keys, True)
+      changed["policy_keys"] = put(memory.policy_keys, policy_keys, heads=True)
     memory = dataclasses.replace(memory, **changed)
-  return dataclasses.replace(
-    growing, memory=memory, nodes=put(jnp.asarray(growing.nodes), nodes)
-  )
+  return dataclasses.replace(growing, memory=memory, nodes=put(growing.nodes, nodes))
+
+
+def _put(
+  slot: jax.Array,
+  chosen: jax.Array,
+  b: int,
+  x: typing.Any,
+  new: typing.Any,
+  heads: bool = False,
+) -> jax.Array:
+  """Stores entries `[n, ...]` in different slots `[n]` of rows of b, where chosen."""
+  x = jnp.asarray(x)
+  row, child = slot // b, slot % b
+  row = jnp.where(chosen, row, len(x) + jnp.arange(len(slot), dtype=jnp.int32))
+  at = x.at[row, :, child] if heads else x.at[row, child]
+  return at.set(new.astype(x.dtype), mode="drop", unique_indices=True)
 
 
 def _renew_ancestors(
@@ -232,29 +242,47 @@ def _renew_ancestors(
   """Computes anew all nodes above sorted leaf slots `[K]`, where found."""
   b, depth = growing.tree.branch_factor, growing.tree.depth
 
+  # Functions that renew inner nodes `[n]`, numbered level by level from the root.
+  def renew_border(growing, node, chosen):
+    _, statistics = _merge(functions, growing, node, values=False)
+    memory, border = growing.memory, typing.cast(LevelStatistics, statistics).border
+    borders = _put(node - 1, chosen, b, memory.borders, border)
+    return dataclasses.replace(
+      growing, memory=dataclasses.replace(memory, borders=borders)
+    )
+
   def renew(growing, node, chosen):
-    """Renews inner nodes `[n]`, numbered level by level from the root."""
     value, statistics = _merge(functions, growing, node)
+    if statistics is not None:
+      statistics = dataclasses.replace(statistics, border=None)
     return _set_nodes(functions, growing, node - 1, chosen, value, statistics)
 
-  def renew_parents(carry, _):
-    growing, slot = carry
-    node = jnp.where(found, slot // b, 0)
-    # One of the slots with the same parent.
-    first = jnp.concatenate([jnp.ones(1, bool), node[1:] != node[:-1]])
-    return (renew(growing, node, found & first), node - 1), None
+  def renew_all(renew, growing):
+    def renew_parents(carry, _):
+      growing, slot = carry
+      node = jnp.where(found, slot // b, 0)
+      # One of the slots with the same parent.
+      first = jnp.concatenate([jnp.ones(1, bool), node[1:] != node[:-1]])
+      return (renew(growing, node, found & first), node - 1), None
 
-  # The levels with fewer nodes than new tokens are renewed as a whole.
-  whole = 1
-  while whole < depth and b**whole <= len(slot):
-    whole += 1
-  if len(slot):
+    # The levels with fewer nodes than new tokens are renewed as a whole.
+    whole = 1
+    while whole < depth and b**whole <= len(slot):
+      whole += 1
     steps = depth - whole
     (growing, _), _ = jax.lax.scan(renew_parents, (growing, slot), length=steps)
     for level in range(whole - 1, 0, -1):
       slots = memory_lib.level_slots(growing.tree, level)
       node = jnp.arange(slots.start + 1, slots.stop + 1, dtype=jnp.int32)
       growing = renew(growing, node, jnp.ones(len(node), bool))
+    return growing
+
+  if len(slot):
+    # Borders come first, and alone: in one loop with what follows from them, XLA would
+    # copy all of them in each step.
+    if functions.keep_border:
+      growing = renew_all(renew_border, growing)
+    growing = renew_all(renew, growing)
   memory = growing.memory
   if not isinstance(memory, NodeMemory):
     return growing
@@ -275,7 +303,7 @@ def _merge(
   count = jnp.asarray(growing.tree.counts)[node]
   features, merged = [], None
   if isinstance(memory, NodeMemory):
-    rows = memory_lib.sibling_nodes(memory, node)
+    rows = node_memory.sibling_nodes(memory, node)
     children = LevelStatistics(
       count=count,
       centroid=rows.centroid,

@@ -23,11 +23,11 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from tca_jax import checks
-from tca_jax.memory import NodeMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules.relative import RelativeTreeCrossAttention
 from tca_jax.modules.retreever import Prediction
 from tca_jax.modules.retreever import ReTreever
+from tca_jax.node_memory import NodeMemory
 from tca_jax.sharded_tree import ShardedTree
 
 __all__ = ["CONTEXT", "index", "place_context", "read"]

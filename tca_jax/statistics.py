@@ -247,7 +247,9 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
   high = jnp.max(jnp.where(valid, children.high, -jnp.inf), axis=1)
   border = None
   if children.border is not None:
-    outward = jnp.concatenate([-children.low, children.high], axis=-1)
+    axes = children.low.shape[-1]
+    sides = [children.border[:, :, i, i % axes] for i in range(2 * axes)]
+    outward = jnp.stack([*(-x for x in sides[:axes]), *sides[axes:]], axis=-1)
     outermost = jnp.argmax(jnp.where(valid, outward, -jnp.inf), axis=1)  # [nodes, 2 C]
     chosen = jnp.arange(b)[:, None] == outermost[:, None]
     border = jnp.sum(jnp.where(chosen[..., None], children.border, 0), axis=1)

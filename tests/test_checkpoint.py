@@ -21,7 +21,7 @@ import pytest
 import tca_jax
 from tca_jax import description
 from tca_jax import modules
-from tca_jax.modules.relative import RelativeLayer
+from tca_jax.modules.layers import RelativeLayer
 from tests import models
 
 ROOT = pathlib.Path(__file__).parent.parent

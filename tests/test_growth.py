@@ -19,6 +19,7 @@ import tca_jax
 from tca_jax import grown_tree
 from tca_jax import growth
 from tca_jax import memory as memory_lib
+from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import retrieval
 from tca_jax import tree as tree_lib
@@ -93,7 +94,7 @@ def _from_scratch(growing):
     features = [relative.child_features(*family) for family in families]
     levels = tree_lib.aggregate(_aggregate, tree, tokens, node_features=features)
     project = _functions("node").project
-    memory = memory_lib.pack_nodes(tree, found, [project(level) for level in levels])
+    memory = node_memory.pack_nodes(tree, found, [project(level) for level in levels])
   nodes = memory_lib.join_levels(levels, tree.branch_factor)
   return memory, nodes.reshape(growing.nodes.shape)
 
@@ -209,7 +210,7 @@ def test_grown_memory_and_its_reads_equal_the_reference(kind, b, rng):
     assert tree.node_count(level).tolist() == [len(node.tokens) for node in nodes]
   if kind == "node":
     statistics = reference.node_statistics(root, growing.coords, growing.values)
-    slots = memory_lib.slot_nodes(growing.memory, slice(0, None))
+    slots = node_memory.slot_nodes(growing.memory, slice(0, None))
     origin = growing.memory.domain.origin
     for slot, node in enumerate([node for level in levels[1:] for node in level]):
       count, centroid, low, high, _, variance, _ = statistics[node.level, node.index]
@@ -395,7 +396,7 @@ def test_start_without_summaries_of_a_large_context(rng):
   start = jax.jit(functools.partial(growth.start, functions))
   growing = start(coords[:, :0], coords, values=values)
   expected = tca_jax.node_statistics(growing.tree, growing.coords, growing.values)
-  slots = memory_lib.slot_nodes(growing.memory, slice(0, 2))
+  slots = node_memory.slot_nodes(growing.memory, slice(0, 2))
   np.testing.assert_array_equal(slots.count, expected.levels[1].count)
 
 

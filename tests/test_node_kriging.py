@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tca_jax import node_kriging
-from tca_jax.memory import Nodes
+from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tests import reference
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tca_jax
-from tca_jax import memory as memory_lib
+from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import statistics
 from tca_jax import tree as tree_lib
@@ -27,14 +27,14 @@ def _memory(coords, values, mask, branch_factor=2, keep_border=False):
   tree = tree_lib.build_tree(coords, mask, branch_factor=branch_factor)
   found = statistics.node_statistics(tree, coords, values, keep_border=keep_border)
   summaries = [jnp.zeros((len(level.count), 0)) for level in found.levels]
-  return memory_lib.pack_nodes(tree, found, summaries)
+  return node_memory.pack_nodes(tree, found, summaries)
 
 
 @functools.partial(jax.jit, static_argnames=("num_paths", "periods"))
 def _read(memory, query, num_paths, periods=None):
   query = query - memory.domain.origin
   nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
-  read = memory_lib.slot_nodes(memory, slots)
+  read = node_memory.slot_nodes(memory, slots)
   offset = relative.offset_between(query[None], read.centroid, periods)
   frame = relative.local_frame(offset, read, memory.domain)
   return nodes, read, offset, frame, relative.node_features(offset, read, frame)
@@ -193,7 +193,7 @@ def test_features_of_degenerate_contexts_and_their_gradients_are_finite(name, rn
 def _split(memory, query, num_paths, periods=None):
   query = query - memory.domain.origin
   nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
-  read = memory_lib.slot_nodes(memory, slots)
+  read = node_memory.slot_nodes(memory, slots)
   return nodes, relative.split_off_border(query, read, periods)
 
 
@@ -215,7 +215,9 @@ def test_split_off_border_equals_the_reference(n, b, periods, rng):
         [jax.tree.map(lambda x, i=i: np.asarray(x)[i], found) for i in part]
         for part in np.split(np.arange(2 * len(read.mask)), 2)
       )
-      for i, node in enumerate(zip(read.level.tolist(), read.index.tolist())):
+      for i, node in enumerate(
+        zip(read.level.tolist(), read.index.tolist(), strict=True)
+      ):
         tokens = members[node] if read.mask[i] else []
         token, others = reference.split_off_border(query, coords, tokens, periods)
         assert (rests[i].count, alone[i].count) == (len(others), len(token))

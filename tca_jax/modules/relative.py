@@ -10,120 +10,39 @@ nodes are interpolated, see `tca_jax.node_kriging`; the head corrects the result
 from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 import typing
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from tca_jax import memory as memory_lib
 from tca_jax import node_kriging
+from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import sharded_building
 from tca_jax import sharded_tree
 from tca_jax import tree as tree_lib
 from tca_jax.growth import NodeFunctions
-from tca_jax.masking import masked_softmax
-from tca_jax.memory import NodeMemory
-from tca_jax.memory import Nodes
-from tca_jax.memory import PointMemory
 from tca_jax.modules import trees
 from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import Units
 from tca_jax.modules.layers import Aggregator
-from tca_jax.modules.layers import Dtype
+from tca_jax.modules.layers import BiasOfNodes
 from tca_jax.modules.layers import MLP
+from tca_jax.modules.layers import RelativeLayer
 from tca_jax.modules.layers import TransformerLayer
+from tca_jax.node_memory import NodeMemory
+from tca_jax.node_memory import Nodes
+from tca_jax.node_memory import PointMemory
 from tca_jax.statistics import Domain
 from tca_jax.walk import NodesRead
 
-__all__ = ["RelativeCrossAttention", "RelativeLayer", "RelativeTreeCrossAttention"]
+__all__ = ["RelativeCrossAttention", "RelativeTreeCrossAttention"]
 
 _NUM_NEAR = 32  # nodes that the local plane is fitted to
 _MAX_TOKENS = 2**20  # tokens of all queries that are read together from all leaves
-
-
-class RelativeLayer(nn.Module):
-  """Pre-norm cross attention of each query to its own nodes, and feed-forward.
-
-  The key projection is applied to the query and the value projection to the attended
-  nodes, so that no node is projected. This gives the same result for less work, because
-  every query reads other nodes.
-
-  Attributes:
-    num_heads: H, must divide D.
-    hidden: the width of the feed-forward block.
-    dropout: the dropout rate of the output of each block.
-    dtype: the data type of activations.
-  """
-
-  num_heads: int = 4
-  hidden: int = 128
-  dropout: float = 0.0
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    queries: jax.Array,
-    nodes: jax.Array,
-    bias: jax.Array,
-    mask: jax.Array,
-    train: bool = False,
-  ) -> jax.Array:
-    """`[..., D]`, `[..., S, D']`, `[..., H, S]`, `[..., S]` -> `[..., D]`.
-
-    Args:
-      queries: `[..., D]`.
-      nodes: `[..., S, D']`, the nodes that each query reads.
-      bias: `[..., H, S]`, added to the attention logits.
-      mask: `[..., S]` bool, True at valid nodes.
-      train: whether to use dropout.
-    """
-    width, num_heads = queries.shape[-1], self.num_heads
-    head_width = width // num_heads
-    drop = nn.Dropout(self.dropout, deterministic=not train)
-    init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-    shape = (nodes.shape[-1], num_heads, head_width)
-    key = self.param("key", init, shape, jnp.float32).astype(self.dtype)
-    value = self.param("value", init, shape, jnp.float32).astype(self.dtype)
-
-    x = nn.LayerNorm(dtype=self.dtype)(queries)
-    x = nn.Dense(width, dtype=self.dtype, name="query")(x)
-    x = x.reshape(*x.shape[:-1], num_heads, head_width) / math.sqrt(head_width)
-    x = jnp.einsum("...hd,Dhd->...hD", x, key)
-    logits = jnp.einsum("...hD,...sD->...hs", x, nodes).astype(jnp.float32) + bias
-    weights = masked_softmax(logits, mask[..., None, :]).astype(self.dtype)
-    x = jnp.einsum("...hs,...sD->...hD", weights, nodes)
-    x = jnp.einsum("...hD,Dhd->...hd", x, value)
-    x = nn.Dense(width, dtype=self.dtype, name="out")(x.reshape(queries.shape))
-    queries = queries + drop(x)
-    x = nn.LayerNorm(dtype=self.dtype)(queries)
-    x = MLP([self.hidden, width], nn.gelu, self.dtype)(x)
-    return queries + drop(x)
-
-
-class _BiasOfNodes(nn.Module):
-  """A linear layer whose outputs come before the axis of nodes, as in logits.
-
-  On a CPU, moving the axis of the result of `nn.Dense` takes longer than the layer.
-  """
-
-  num_outputs: int
-  dtype: Dtype
-
-  @nn.compact
-  def __call__(self, features: jax.Array) -> jax.Array:
-    """`[..., S, F]` -> `[..., num_outputs, S]`."""
-    shape = (features.shape[-1], self.num_outputs)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
-    features, kernel, bias = (x.astype(self.dtype) for x in (features, kernel, bias))
-    bias = jnp.expand_dims(bias[:, None], range(features.ndim - 2))
-    return jnp.einsum("...sf,fk->...ks", features, kernel) + bias
 
 
 class _RelativeReadOut(ReadOut):
@@ -173,7 +92,7 @@ class _RelativeReadOut(ReadOut):
     self.node = MLP([self.width, self.node_width], nn.silu, self.dtype)
     self.node_norm = nn.LayerNorm(dtype=self.dtype)
     self.frame = MLP([self.width, self.width], nn.gelu, self.dtype)
-    self.bias = _BiasOfNodes(self.num_layers * self.num_heads, self.dtype)
+    self.bias = BiasOfNodes(self.num_layers * self.num_heads, self.dtype)
     if self.num_kriged:
       self.covariance = nn.Dense(
         len(node_kriging.LENGTHS) + 2, kernel_init=nn.initializers.normal(0.01)
@@ -351,7 +270,7 @@ class RelativeCrossAttention(_RelativeReadOut):
     self._check_tokens(tokens)
     values = self._check_values(values)
     summaries = self._summaries(tokens.astype(self.dtype))
-    return jax.vmap(memory_lib.pack_points)(coords, values, mask, summaries)
+    return jax.vmap(node_memory.pack_points)(coords, values, mask, summaries)
 
   def retrieve(
     self,
@@ -424,7 +343,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
         gradient=True,
       )
       levels = [self._summaries(level) for level in levels]
-    return jax.vmap(memory_lib.pack_nodes)(tree, statistics, levels)
+    return jax.vmap(node_memory.pack_nodes)(tree, statistics, levels)
 
   def node_functions(self) -> NodeFunctions:
     return NodeFunctions(self._aggregate, self._summaries, self.border_tokens)
@@ -467,7 +386,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
 
     def find(memory: NodeMemory, query: jax.Array) -> tuple[NodesRead, Nodes]:
       walk, slots = relative.nearest_nodes(query, memory, num_paths, self.periods)
-      nodes = memory_lib.slot_nodes(memory, slots)
+      nodes = node_memory.slot_nodes(memory, slots)
       if self.border_tokens:
         nodes = relative.split_off_border(query, nodes, self.periods)
       return walk, nodes
@@ -480,5 +399,5 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
   def retrieve_leaves(
     self, memory: NodeMemory, queries: jax.Array, query_coords: jax.Array | None
   ) -> Reading:
-    points = memory_lib.leaf_nodes(memory)
+    points = node_memory.leaf_nodes(memory)
     return self._retrieve_points(points, queries, query_coords, train=False)

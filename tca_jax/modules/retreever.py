@@ -15,13 +15,13 @@ from tca_jax import checks
 from tca_jax import growth
 from tca_jax.growth import GrowingMemory
 from tca_jax.memory import FlatMemory
-from tca_jax.memory import NodeMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules.growing import GrowingReadOut
 from tca_jax.modules.heads import Regression
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import ReadOut
 from tca_jax.modules.interface import TrainingReading
+from tca_jax.node_memory import NodeMemory
 from tca_jax.sharded_building import build_sharded_tree
 from tca_jax.tree import Tree
 

@@ -236,7 +236,7 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
   Returns:
     `LevelStatistics` of n nodes.
   """
-  children = jax.tree.map(lambda x: x.reshape(-1, b, *x.shape[1:]), children)
+  children = jax.tree.map(lambda x: x.reshape(len(x) // b, b, *x.shape[1:]), children)
   count = children.count[..., None]  # [nodes, b, 1]
   total = jnp.sum(count, axis=1, dtype=jnp.int32)
   share = count.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)[:, None]

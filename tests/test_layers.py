@@ -64,3 +64,30 @@ def test_self_attention_width_not_divisible_raises(small_groups):
     jax.eval_shape(
       layer.init, jax.random.key(0), jnp.ones((1, 2, 16)), jnp.ones((1, 2), bool)
     )
+
+
+def test_distance_bias_adds_the_formula_to_the_logits(rng):
+  heads, width, axes = 3, 4, 2
+  layer = layers.DistanceBias(heads)
+  queries = rng.normal(size=(5, heads, width)).astype(np.float32)
+  keys = rng.normal(size=(7, heads, width)).astype(np.float32)
+  at = rng.normal(size=(5, axes)).astype(np.float32)
+  centroid = rng.normal(size=(7, axes)).astype(np.float32)
+  sides = rng.random((7, axes)).astype(np.float32)
+  count = rng.integers(0, 9, 7).astype(np.int32)
+  params = layer.init(jax.random.key(0), queries, at, method="queries")
+  weight = np.exp(np.asarray(params["params"]["log_weight"]))
+  np.testing.assert_allclose(weight, [0.25, 1, 4], rtol=1e-5)
+  other = rng.normal(size=(heads, 2)).astype(np.float32)
+  params["params"]["other"] = jnp.asarray(other)
+  query = layer.apply(params, queries, at, method="queries")
+  key = layer.apply(params, keys, centroid, sides, count, method="keys")
+  found = np.einsum("qhd,khd->qkh", query, key) / np.sqrt(key.shape[-1])
+
+  distance = np.sum((at[:, None] - centroid[None]) ** 2, axis=-1)[..., None]
+  left_out = np.sum(at**2, axis=-1)[:, None, None]
+  expected = np.einsum("qhd,khd->qkh", queries, keys) / np.sqrt(width)
+  expected -= weight * (distance - left_out)
+  expected += other[:, 0] * np.sum(sides**2, axis=-1)[None, :, None]
+  expected += other[:, 1] * np.log(np.maximum(count, 1))[None, :, None]
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -216,6 +216,7 @@ SURFACE = {
   "tca_jax.modules.layers": [
     "Aggregator",
     "BiasOfNodes",
+    "DistanceBias",
     "Dtype",
     "Encoder",
     "FeedForward",

@@ -13,6 +13,7 @@ from tca_jax import memory as memory_lib
 from tca_jax import tree as tree_lib
 from tests import cases
 from tests import models
+from tests import reference
 from tests.models import BATCH
 from tests.models import NUM_AXES
 from tests.models import NUM_QUERIES
@@ -434,3 +435,67 @@ def test_tree_cross_attention_walk_covers_every_token_once(kind, rng):
       leaves = np.arange(tree.num_leaves).reshape(2**level, -1)[index]
       covered += leaf_index[i, leaves][leaf_mask[i, leaves]].tolist()
     assert sorted(covered) == np.flatnonzero(mask[i]).tolist()
+
+
+# --- Distances in dot-product attention.
+
+
+@pytest.mark.parametrize("share_policy", [True, False])
+def test_sees_distance_all_paths_equal_the_leaves_and_full_attention(share_policy, rng):
+  queries, tokens, coords, mask = _inputs(rng)
+  query_coords = rng.normal(size=(BATCH, NUM_QUERIES, NUM_AXES)).astype(np.float32)
+  layer = models.read_out("tca", sees_distance=True, share_policy=share_policy)
+  flat = models.read_out("ca", sees_distance=True)
+  init = functools.partial(layer.init, query_coords=query_coords)
+  params = models.draw(init, queries, tokens, coords, mask)
+  memory = models.compiled(layer, "index")(params, tokens, coords, mask)
+  leaves = models.compiled(layer, "read_leaves")(params, memory, queries, query_coords)
+  read = models.compiled(layer, "read", num_paths=16)
+  found = read(params, memory, queries, query_coords=query_coords)
+  shared = jax.eval_shape(flat.init, jax.random.key(0), queries, tokens, coords,
+                          query_coords=query_coords)  # fmt: skip
+  given = {name: params["params"][name] for name in shared["params"]}
+  full = models.compiled(flat)(
+    {"params": given}, queries, tokens, coords, mask, query_coords=query_coords
+  )
+  for output in (leaves.output, found.output):
+    np.testing.assert_allclose(output, full, rtol=1e-4, atol=1e-5)
+  moved = read(params, memory, queries, query_coords=query_coords + 1)
+  assert not np.allclose(moved.output, found.output, atol=1e-3)
+
+
+def test_sees_distance_policy_walks_to_the_leaf_at_the_query(rng):
+  """With one weight that is large, and all else 0, the nearest centroid is taken."""
+  queries, tokens, coords, mask = _few_tokens(rng, 8)
+  layer = models.read_out("tca", sees_distance=True)
+  init = functools.partial(layer.init, query_coords=coords[:, :NUM_QUERIES])
+  params = jax.tree.map(jnp.zeros_like, models.draw(init, queries, tokens, coords))
+  params["params"]["distance"]["log_weight"] += 5
+  memory = models.compiled(layer, "index")(params, tokens, coords, mask)
+  read = models.compiled(layer, "read")
+  found = read(params, memory, queries, query_coords=coords[:, :NUM_QUERIES])
+  for i, x in enumerate(coords):
+    root = reference.build(x, np.ones(8, bool), 2)
+    for j in range(NUM_QUERIES):
+      node, path = root, []
+      while node.children:
+        gaps = [np.sum((x[n.tokens].mean(0) - x[j]) ** 2) for n in node.children]
+        path.append(int(np.argmin(gaps)))
+        node = node.children[path[-1]]
+      assert found.walk.path[i, j].tolist() == path
+
+
+def test_sees_distance_without_locations_or_in_other_models_raises(rng):
+  queries, tokens, coords, _ = _inputs(rng)
+  for name in ("tca", "ca"):
+    layer = models.read_out(name, sees_distance=True)
+    with pytest.raises(ValueError, match="query_coords must be given"):
+      layer.init(jax.random.key(0), queries, tokens, coords)
+  with pytest.raises(ValueError, match="sees_distance must be False in PerceiverIO"):
+    models.read_out("perceiver", sees_distance=True).init(
+      jax.random.key(0), queries, tokens, coords
+    )
+  model = models.model("tca")
+  model = model.clone(read_out=model.read_out.clone(sees_distance=True))
+  with pytest.raises(ValueError, match="sees_distance must be False in a model whose"):
+    model.init(jax.random.key(0), coords, coords[..., :1], method="index_growing")

@@ -136,6 +136,13 @@ class Config:
     "Shared query and key projections for policy and attention, as in the paper.",
     models=("tca",),
   )
+  sees_distance: bool = option(
+    "model",
+    False,
+    "In tca and ca, a bias of the logits by the distance from the query to the node; in"
+    " tca also for the policy.",
+    models=("tca", "ca"),
+  )
   tree_gradient: bool = option(
     "model",
     True,

@@ -102,6 +102,7 @@ def _build_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
     order=config.order,
     share_policy=config.share_policy,
     tree_gradient=config.tree_gradient,
+    sees_distance=config.sees_distance,
     **_shared(config),
   )
 
@@ -162,7 +163,9 @@ SYSTEMS: dict[Model, System] = {
   ),
   "ca": System(
     title="Cross Attention",
-    build=lambda config, _: tca_jax.CrossAttention(**_shared(config)),
+    build=lambda config, _: tca_jax.CrossAttention(
+      sees_distance=config.sees_distance, **_shared(config)
+    ),
     largest_read=lambda _, max_context: max_context,
     readers={"ca": Reader("Cross Attention", reads_all=True)},
   ),

@@ -11,6 +11,7 @@ from tca_jax import attention
 from tca_jax import checks
 from tca_jax import retrieval
 from tca_jax.memory import FlatMemory
+from tca_jax.modules.layers import DistanceBias
 from tca_jax.modules.layers import Dtype
 from tca_jax.modules.layers import FeedForward
 from tca_jax.tree import Tree
@@ -291,7 +292,14 @@ class ReadOut(nn.Module):
 
 
 class DotProductReadOut(ReadOut):
-  """The layers of the read-outs whose attention is a dot product of embeddings."""
+  """The layers of the read-outs whose attention is a dot product of embeddings.
+
+  Attributes:
+    sees_distance: whether attention, and the policy, see how far a node is from the
+      query, by a `DistanceBias`.
+  """
+
+  sees_distance: bool = False
 
   def setup(self) -> None:
     self._check_heads(width=self.width)
@@ -302,19 +310,27 @@ class DotProductReadOut(ReadOut):
     self.out = nn.Dense(self.width, dtype=self.dtype)
     self.out_dropout = nn.Dropout(self.dropout)
     self.feed_forward = FeedForward(self.hidden, self.dropout, self.dtype)
+    if self.sees_distance:
+      self.distance = DistanceBias(self.num_heads)
 
-  def _store_flat(self, tokens: jax.Array, mask: jax.Array) -> FlatMemory:
-    return FlatMemory(
-      keys=self._heads(self.key, tokens),
-      values=self._heads(self.value, tokens),
-      mask=mask,
-    )
+  def _store_flat(
+    self, tokens: jax.Array, mask: jax.Array, coords: jax.Array | None = None
+  ) -> FlatMemory:
+    keys = self._heads(self.key, tokens)
+    if self.sees_distance and coords is not None:
+      keys = self.distance.keys(keys, coords, jnp.zeros_like(coords), mask)
+    return FlatMemory(keys=keys, values=self._heads(self.value, tokens), mask=mask)
 
   def _retrieve_flat(
-    self, memory: FlatMemory, queries: jax.Array, train: bool
+    self,
+    memory: FlatMemory,
+    queries: jax.Array,
+    query_coords: jax.Array | None,
+    train: bool,
   ) -> Reading:
     """Full attention over a flat memory."""
-    out = attend_all(self._queries(queries, memory.mask.shape[0]), memory)
+    projected = self._queries(queries, query_coords, memory.mask.shape[0])
+    out = attend_all(projected, memory)
     num_read = jnp.sum(memory.mask, axis=-1, keepdims=True, dtype=jnp.int32)
     return Reading(
       output=self._finish(queries, out.output, train),
@@ -325,13 +341,23 @@ class DotProductReadOut(ReadOut):
     """`[..., D] -> [..., H, Dh]`."""
     return attention.split_heads(projection(x), self.num_heads)
 
-  def _queries(self, queries: jax.Array, batch: int) -> jax.Array:
+  def _queries(
+    self, queries: jax.Array, query_coords: jax.Array | None, batch: int
+  ) -> jax.Array:
     """Projects queries, `[B, M, D] -> [B, M, H, Dh]`."""
     if queries.ndim != 3 or queries.shape[::2] != (batch, self.width):
       raise ValueError(
         f"queries must be [{batch}, M, {self.width}], got {queries.shape}"
       )
-    return self._heads(self.query, self.query_norm(queries))
+    projected = self._heads(self.query, self.query_norm(queries))
+    if not self.sees_distance:
+      return projected
+    return self.distance.queries(projected, self._check_coords(query_coords))
+
+  def _check_coords(self, query_coords: jax.Array | None) -> jax.Array:
+    if query_coords is None:
+      raise ValueError("query_coords must be given to a read-out with sees_distance")
+    return query_coords
 
   def _finish(self, queries: jax.Array, attended: jax.Array, train: bool) -> jax.Array:
     """Projection, skip connection, feed-forward: `[B, M, H, Dh] -> [B, M, D]`."""

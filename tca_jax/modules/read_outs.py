@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tca_jax import checks
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval
+from tca_jax import sharded_building
 from tca_jax import tree as tree_lib
 from tca_jax.growth import NodeFunctions
 from tca_jax.memory import FlatMemory
@@ -21,6 +22,7 @@ from tca_jax.modules.interface import DotProductReadOut
 from tca_jax.modules.interface import Reading
 from tca_jax.modules.interface import TrainingReading
 from tca_jax.modules.layers import Aggregator
+from tca_jax.modules.layers import DistanceBias
 from tca_jax.modules.layers import Encoder
 
 __all__ = [
@@ -41,9 +43,8 @@ class _FlatReadOut(DotProductReadOut):
     train: bool,
     num_paths: int | None,
   ) -> Reading:
-    del query_coords
     self._check_one_path(num_paths)
-    return self._retrieve_flat(memory, queries, train)
+    return self._retrieve_flat(memory, queries, query_coords, train)
 
 
 class CrossAttention(_FlatReadOut):
@@ -58,10 +59,10 @@ class CrossAttention(_FlatReadOut):
     train: bool,
     tree: tree_lib.Tree | None,
   ) -> FlatMemory:
-    del coords, values, train
+    del values, train
     self._check_no_tree(tree)
     self._check_tokens(tokens)
-    return self._store_flat(tokens, mask)
+    return self._store_flat(tokens, mask, coords)
 
 
 class PerceiverIO(_FlatReadOut):
@@ -80,6 +81,10 @@ class PerceiverIO(_FlatReadOut):
   def setup(self) -> None:
     super().setup()
     checks.check_sizes(num_latents=self.num_latents)
+    if self.sees_distance:
+      raise ValueError(
+        "sees_distance must be False in PerceiverIO, whose latents have no location"
+      )
     shape = (self.num_latents, self.width)
     init = nn.initializers.normal(1.0)
     self.latents = self.param("latents", init, shape, jnp.float32)
@@ -142,6 +147,8 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
     if not self.share_policy:
       self.policy_query = nn.Dense(self.width, dtype=self.dtype)
       self.policy_key = nn.Dense(self.width, dtype=self.dtype)
+      if self.sees_distance:
+        self.policy_distance = DistanceBias(self.num_heads)
 
   def store(
     self,
@@ -165,9 +172,24 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
       gradient=self.tree_gradient,
     )
     join = functools.partial(memory_lib.join_levels, branch_factor=self.branch_factor)
-    return memory_lib.from_slots(tree, *self._project(jax.vmap(join)(levels)))
+    keys, values, policy_keys = self._project(jax.vmap(join)(levels))
+    if self.sees_distance:
+      measure = jax.vmap(sharded_building.node_statistics)
+      found = measure(tree, coords, coords[..., :0])
+      nodes = jax.tree.map(lambda *levels: jax.vmap(join)(levels), *found.levels)
+      centroid = nodes.centroid + found.domain.origin[:, None]
+      node = (centroid, nodes.high - nodes.low, nodes.count)
+      keys = self.distance.keys(keys, *node)
+      if policy_keys is not None:
+        policy_keys = self.policy_distance.keys(policy_keys, *node)
+    return memory_lib.from_slots(tree, keys, values, policy_keys)
 
   def node_functions(self) -> NodeFunctions:
+    if self.sees_distance:
+      raise ValueError(
+        "sees_distance must be False in a model whose contexts grow; such a model that"
+        " sees distances is RelativeTreeCrossAttention"
+      )
     return NodeFunctions(aggregate=self.aggregator, project=self._project)
 
   def order_options(self) -> dict[str, typing.Any]:
@@ -191,16 +213,18 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
     num_paths: int | None,
   ) -> Reading:
     """Walks down the trees: greedily, or with sampled walks if `train`."""
-    del query_coords
     num_paths = 1 if num_paths is None else num_paths
     checks.check_num_paths(num_paths)
     if train and num_paths > 1:
       raise ValueError(f"num_paths must be 1 in training, got {num_paths}")
     batch = memory.tree.leaf_mask.shape[0]
-    projected = self._queries(queries, batch)
+    projected = self._queries(queries, query_coords, batch)
     policy_query = None
     if not self.share_policy:
       policy_query = self._heads(self.policy_query, self.query_norm(queries))
+      if self.sees_distance:
+        coords = self._check_coords(query_coords)
+        policy_query = self.policy_distance.queries(policy_query, coords)
     if not train:
       read_one = functools.partial(_read_one, num_paths=num_paths)
       read = jax.vmap(read_one, in_axes=(0, None, 0))
@@ -225,8 +249,8 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
   def retrieve_leaves(
     self, memory: TreeMemory, queries: jax.Array, query_coords: jax.Array | None
   ) -> Reading:
-    del query_coords
-    return self._retrieve_flat(memory_lib.leaves(memory), queries, train=False)
+    leaves = memory_lib.leaves(memory)
+    return self._retrieve_flat(leaves, queries, query_coords, train=False)
 
 
 def _read_one(query, memory, policy_query, num_paths) -> retrieval.TreeReading:

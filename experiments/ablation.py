@@ -108,6 +108,7 @@ RELATIVE: dict[str, dict[str, typing.Any]] = {
   "geometry in tokens only": dict(geometry_in_logits=False),
   "geometry in logits only": dict(geometry_in_tokens=False),
   "self-attention among the nodes": dict(self_layers=1),
+  "border tokens": dict(border_tokens=True),
   "1 path": dict(beam_width=1),
   "2 paths": dict(beam_width=2),
   "4 paths": dict(beam_width=4),
@@ -118,10 +119,14 @@ RELATIVE: dict[str, dict[str, typing.Any]] = {
 def relative_rows(
   make: Callable[..., Config], **others: dict[str, typing.Any]
 ) -> dict[str, Config]:
-  """The rows `RELATIVE` that differ from the default of a task, and others."""
+  """The rows `RELATIVE` that differ from the default of a task, and others.
+
+  In the name of another row, "_" stands for a space and "__" for a comma.
+  """
   default = make()
   rows = {name: make(**options) for name, options in RELATIVE.items()}
-  rows |= {name.replace("_", " "): make(**options) for name, options in others.items()}
+  for name, options in others.items():
+    rows[name.replace("__", ", ").replace("_", " ")] = make(**options)
   return {"default": default} | {k: row for k, row in rows.items() if row != default}
 
 
@@ -194,9 +199,16 @@ GRIDS: dict[str, Rows] = {
     functions_config,
     all_tokens=dict(model="relative_ca"),
     encoder_of_6_layers=dict(num_layers=6),
+    learned_policy_that_sees_distances=dict(model="tca", sees_distance=True),
     published_TCA_without_encoder=dict(model="tca"),
   ),
-  "relative_map": relative_rows(map_config, published_TCA=dict(model="tca")),
+  "relative_map": relative_rows(
+    map_config,
+    border_tokens__1_path=dict(border_tokens=True, beam_width=1),
+    border_tokens__2_paths=dict(border_tokens=True, beam_width=2),
+    learned_policy_that_sees_distances=dict(model="tca", sees_distance=True),
+    published_TCA=dict(model="tca"),
+  ),
 }
 
 

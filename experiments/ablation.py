@@ -108,7 +108,8 @@ RELATIVE: dict[str, dict[str, typing.Any]] = {
   "geometry in tokens only": dict(geometry_in_logits=False),
   "geometry in logits only": dict(geometry_in_tokens=False),
   "self-attention among the nodes": dict(self_layers=1),
-  "border tokens": dict(border_tokens=True),
+  "1 border token": dict(border_tokens=1),
+  "2 border tokens": dict(border_tokens=2),
   "1 path": dict(beam_width=1),
   "2 paths": dict(beam_width=2),
   "4 paths": dict(beam_width=4),
@@ -117,16 +118,11 @@ RELATIVE: dict[str, dict[str, typing.Any]] = {
 
 
 def relative_rows(
-  make: Callable[..., Config], **others: dict[str, typing.Any]
+  make: Callable[..., Config], others: Mapping[str, dict[str, typing.Any]]
 ) -> dict[str, Config]:
-  """The rows `RELATIVE` that differ from the default of a task, and others.
-
-  In the name of another row, "_" stands for a space and "__" for a comma.
-  """
+  """The rows `RELATIVE` that differ from the default of a task, and others."""
   default = make()
-  rows = {name: make(**options) for name, options in RELATIVE.items()}
-  for name, options in others.items():
-    rows[name.replace("__", ", ").replace("_", " ")] = make(**options)
+  rows = {name: make(**options) for name, options in {**RELATIVE, **others}.items()}
   return {"default": default} | {k: row for k, row in rows.items() if row != default}
 
 
@@ -197,17 +193,21 @@ GRIDS: dict[str, Rows] = {
   },
   "relative_functions": relative_rows(
     functions_config,
-    all_tokens=dict(model="relative_ca"),
-    encoder_of_6_layers=dict(num_layers=6),
-    learned_policy_that_sees_distances=dict(model="tca", sees_distance=True),
-    published_TCA_without_encoder=dict(model="tca"),
+    {
+      "all tokens": dict(model="relative_ca"),
+      "encoder of 6 layers": dict(num_layers=6),
+      "learned policy that sees distances": dict(model="tca", sees_distance=True),
+      "published TCA without encoder": dict(model="tca"),
+    },
   ),
   "relative_map": relative_rows(
     map_config,
-    border_tokens__1_path=dict(border_tokens=True, beam_width=1),
-    border_tokens__2_paths=dict(border_tokens=True, beam_width=2),
-    learned_policy_that_sees_distances=dict(model="tca", sees_distance=True),
-    published_TCA=dict(model="tca"),
+    {
+      "1 path, 2 border tokens": dict(border_tokens=2, beam_width=1),
+      "2 paths, 2 border tokens": dict(border_tokens=2, beam_width=2),
+      "learned policy that sees distances": dict(model="tca", sees_distance=True),
+      "published TCA": dict(model="tca"),
+    },
   ),
 }
 

@@ -238,74 +238,111 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
 
 
 def split_off_border(
-  query: jax.Array, nodes: Nodes, periods: Sequence[float] | None = None
+  query: jax.Array,
+  nodes: Nodes,
+  num_tokens: int = 1,
+  periods: Sequence[float] | None = None,
 ) -> Nodes:
-  """Splits nodes into the token of their border that is nearest to a query, and the rest.
+  """Splits nodes into the tokens of their border that are nearest to a query, and the rest.
 
   The mean of many tokens tells little of those near the query. The token that touches
-  the nearest side of the node's box tells most, and the rest follows exactly.
+  the nearest side of the node's box tells most. Count, mean and variance of the rest
+  follow exactly. Its box is the expected one, if the others are spread evenly.
 
   Args:
     query: `[..., C]`, relative to the domain's origin.
     nodes: `Nodes` with axes `[..., S]`, whose border is kept.
+    num_tokens: K, the largest number of tokens to split off a node.
     periods: see the module.
 
   Returns:
-    `Nodes` with axes `[..., 2 * S]` without border: the rests, then the tokens. A node
-    of one token is a rest. The parts of a node share its learned summary.
+    `Nodes` with axes `[..., (1 + K) * S]` without border: the rests, then the nearest
+    tokens, then the second nearest, and so on. A rest has at least one token. The parts
+    of a node share its learned summary.
 
   Raises:
     ValueError: if the border of the nodes is not kept.
   """
-  axes = query.shape[-1]
   border = nodes.border
   if border is None:
     raise ValueError(
       "memory must keep the border of its nodes: index the context by a model with"
-      " border_tokens=True"
+      " border_tokens of at least 1"
     )
+  axes = query.shape[-1]
   where = offset_between(query[..., None, None, :], border[..., :axes], periods)
-  nearest = jnp.argmin(jnp.sum(where**2, axis=-1), axis=-1)[..., None]
-  chosen = jnp.arange(border.shape[-2], dtype=nearest.dtype) == nearest
-  token = jnp.sum(jnp.where(chosen[..., None], border, 0), axis=-2)
-  location, value = jnp.split(token, [axes], axis=-1)
-
-  several = nodes.count > 1
-  others = jnp.where(several, nodes.count - 1, 1)[..., None]
-  from_token = jnp.where(several[..., None], nodes.mean - value, 0)
-  centroid = jnp.where(several[..., None], nodes.centroid - location, 0) / others
-  centroid += nodes.centroid
-  variance = (nodes.variance - from_token**2 / others) * (others + 1) / others
-  one_left = (nodes.count == 2)[..., None]
-  rest = dataclasses.replace(
-    nodes,
-    count=jnp.where(several, nodes.count - 1, nodes.count),
-    low=jnp.where(one_left, centroid, nodes.low),
-    high=jnp.where(one_left, centroid, nodes.high),
-    centroid=centroid,
-    mean=nodes.mean + from_token / others,
-    variance=jnp.where(
-      several[..., None],
-      jnp.where(one_left, 0, jnp.maximum(variance, 0)),
-      nodes.variance,
-    ),
-    border=None,
-  )
-  split_off = Nodes(
-    count=several.astype(nodes.count.dtype),
-    low=location,
-    high=location,
-    centroid=location,
-    mean=value,
-    variance=jnp.zeros_like(value),
-    summary=nodes.summary,
-  )
+  distance = jnp.sum(where**2, axis=-1)
+  left = dataclasses.replace(nodes, border=None)
+  parts = []
+  for _ in range(num_tokens):
+    nearest = jnp.argmin(distance, axis=-1)[..., None]
+    chosen = jnp.arange(border.shape[-2], dtype=nearest.dtype) == nearest
+    token = jnp.sum(jnp.where(chosen[..., None], border, 0), axis=-2)
+    # One token can touch several sides.
+    touched = jnp.all(border == token[..., None, :], axis=-1) & jnp.isfinite(distance)
+    found = (left.count > 1) & jnp.any(touched, axis=-1)
+    location, value = jnp.split(token, [axes], axis=-1)
+    parts.append(
+      Nodes(
+        count=found.astype(nodes.count.dtype),
+        low=location,
+        high=location,
+        centroid=location,
+        mean=value,
+        variance=jnp.zeros_like(value),
+        summary=nodes.summary,
+      )
+    )
+    left = _without_token(left, location, value, touched, found)
+    distance = jnp.where(touched, jnp.inf, distance)
   axis = nodes.count.ndim - 1
 
-  def join(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.concatenate([a, b], axis=axis)
+  def join(*x: jax.Array) -> jax.Array:
+    return jnp.concatenate(x, axis=axis)
 
-  return jax.tree.map(join, rest, split_off)
+  return jax.tree.map(join, left, *parts)
+
+
+def _without_token(
+  nodes: Nodes,
+  location: jax.Array,
+  value: jax.Array,
+  touched: jax.Array,
+  found: jax.Array,
+) -> Nodes:
+  """The nodes without one token each, where found.
+
+  Args:
+    nodes: `Nodes` with axes `[..., S]`.
+    location: `[..., S, C]`, of the token.
+    value: `[..., S, E]`, of the token.
+    touched: `[..., S, 2 * C]` bool, the sides of the box that the token touches.
+    found: `[..., S]` bool, False where the node is left as it is.
+  """
+  found, count = found[..., None], nodes.count[..., None]
+  others = jnp.where(found, count - 1, 1)
+  difference = nodes.mean - value
+  centroid = nodes.centroid + (nodes.centroid - location) / others
+  variance = (nodes.variance - difference**2 / others) * (others + 1) / others
+  one_left = others == 1
+  at_low, at_high = jnp.split(touched, 2, axis=-1)
+  gap = (
+    nodes.high - nodes.low
+  ) / others  # to the next token, if they are spread evenly
+  changed = dataclasses.replace(
+    nodes,
+    count=others[..., 0].astype(nodes.count.dtype),
+    low=jnp.where(one_left, centroid, nodes.low + jnp.where(at_low, gap, 0)),
+    high=jnp.where(one_left, centroid, nodes.high - jnp.where(at_high, gap, 0)),
+    centroid=centroid,
+    mean=nodes.mean + difference / others,
+    variance=jnp.where(one_left, 0, jnp.maximum(variance, 0)),
+  )
+
+  def select(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.where(found if x.ndim == found.ndim else found[..., 0], x, y)
+
+  return jax.tree.map(select, changed, nodes)
 
 
 def absolute_frame(length: jax.Array, domain: Domain) -> LocalFrame:

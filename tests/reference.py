@@ -273,10 +273,10 @@ def nearest_nodes(query, root, statistics, num_paths, periods=None):
   return read | {(c.level, c.index) for c in frontier if c.tokens}
 
 
-def split_off_border(query, coords, tokens, periods=None):
-  """The token of a node's border that is nearest to a query, and the others; as lists.
+def split_off_border(query, coords, tokens, num_tokens, periods=None):
+  """The tokens of a node's border that are nearest to a query, and the others; as lists.
 
-  A node of one token has no other tokens, and keeps it.
+  At least one token is among the others.
   """
   if len(tokens) < 2:
     return [], tokens
@@ -286,8 +286,9 @@ def split_off_border(query, coords, tokens, periods=None):
     i: np.linalg.norm(_wrap(x[i] - np.asarray(query, np.float64), periods))
     for i in touching
   }
-  nearest = tokens[min(distance, key=distance.get)]
-  return [nearest], [token for token in tokens if token != nearest]
+  nearest = sorted(touching, key=distance.get)[: min(num_tokens, len(tokens) - 1)]
+  nearest = [tokens[i] for i in nearest]
+  return nearest, [token for token in tokens if token not in nearest]
 
 
 def local_frame(offsets, counts, means, variances, value_spread):

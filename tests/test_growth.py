@@ -485,7 +485,7 @@ def test_growing_memory_stored_and_restored_goes_on_alike(rng):
 MODELS = (
   ("tca", dict(share_policy=False, order="axis", axis=1)),
   ("relative_tca", dict()),
-  ("relative_tca", dict(border_tokens=True)),
+  ("relative_tca", dict(border_tokens=2)),
 )
 
 

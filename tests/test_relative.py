@@ -189,17 +189,17 @@ def test_features_of_degenerate_contexts_and_their_gradients_are_finite(name, rn
   chex.assert_tree_all_finite(found)
 
 
-@functools.partial(jax.jit, static_argnames=("num_paths", "periods"))
-def _split(memory, query, num_paths, periods=None):
+@functools.partial(jax.jit, static_argnames=("num_paths", "num_tokens", "periods"))
+def _split(memory, query, num_paths, num_tokens, periods=None):
   query = query - memory.domain.origin
   nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
   read = node_memory.slot_nodes(memory, slots)
-  return nodes, relative.split_off_border(query, read, periods)
+  return nodes, relative.split_off_border(query, read, num_tokens, periods)
 
 
-@pytest.mark.parametrize("periods", _PERIODS)
+@pytest.mark.parametrize("periods, num_tokens", [(None, 1), (None, 3), ((5.0, 0.0), 2)])
 @pytest.mark.parametrize("n, b", [(2, 2), *_LARGEST])
-def test_split_off_border_equals_the_reference(n, b, periods, rng):
+def test_split_off_border_equals_the_reference(n, b, periods, num_tokens, rng):
   for kind in ("all", "random"):
     coords, values, mask = _inputs(rng, n, kind=kind)
     memory = _memory(coords, values, mask, branch_factor=b, keep_border=True)
@@ -210,28 +210,41 @@ def test_split_off_border_equals_the_reference(n, b, periods, rng):
       for node in level
     }
     for query in rng.normal(size=(3, 2)).astype(np.float32):
-      read, found = _split(memory, query, 2, periods)
-      rests, alone = (
-        [jax.tree.map(lambda x, i=i: np.asarray(x)[i], found) for i in part]
-        for part in np.split(np.arange(2 * len(read.mask)), 2)
+      read, found = _split(memory, query, 2, num_tokens, periods)
+      parts = jax.tree.map(
+        lambda x, n=len(read.mask): np.asarray(x).reshape(-1, n, *x.shape[1:]), found
       )
       for i, node in enumerate(
         zip(read.level.tolist(), read.index.tolist(), strict=True)
       ):
         tokens = members[node] if read.mask[i] else []
-        token, others = reference.split_off_border(query, coords, tokens, periods)
-        assert (rests[i].count, alone[i].count) == (len(others), len(token))
-        for part, tokens in ((rests[i], others), (alone[i], token)):
+        nearest, others = reference.split_off_border(
+          query, coords, tokens, num_tokens, periods
+        )
+        expected = [others, *([token] for token in nearest)]
+        assert np.sum(parts.count[:, i]) == len(tokens)
+        for k, tokens in enumerate(expected):
+          part = jax.tree.map(lambda x, k=k, i=i: x[k, i], parts)
+          assert part.count == len(tokens)
           if tokens:
             x, y = coords[tokens], values[tokens]
-            expected = (x.mean(0), y.mean(0), y.var(0))
+            moments = (x.mean(0), y.mean(0), y.var(0))
             got = (part.centroid + origin, part.mean + value_origin, part.variance)
-            for a, e in zip(got, expected, strict=True):
-              np.testing.assert_allclose(a, e, rtol=0, atol=1e-4)
-            low, high = part.low + origin, part.high + origin
-            assert np.all(low <= x.min(0) + 1e-5) and np.all(high >= x.max(0) - 1e-5)
+            for a, e in zip(got, moments, strict=True):
+              np.testing.assert_allclose(a, e, rtol=0, atol=2e-4)
+            assert np.all(part.low <= part.high + 1e-4)
             if len(tokens) == 1:
-              np.testing.assert_allclose(low, high)
+              np.testing.assert_allclose(part.low + origin, x[0], rtol=0, atol=2e-4)
+              np.testing.assert_allclose(part.low, part.high)
+
+
+def test_split_off_border_box_of_evenly_spread_tokens_is_that_of_the_rest():
+  coords = np.arange(16, dtype=np.float32)[:, None]
+  memory = _memory(coords, coords, np.ones(16, bool), keep_border=True)
+  read, found = _split(memory, np.float32([-1]), 1, 2)
+  (at,) = np.flatnonzero((np.asarray(read.level) == 1) & np.asarray(read.mask))
+  np.testing.assert_allclose(found.low[at] + memory.domain.origin, 9)
+  np.testing.assert_allclose(found.high[at] + memory.domain.origin, 14)
 
 
 @pytest.mark.parametrize("keep_border", [False, True])
@@ -268,7 +281,7 @@ def test_child_features_are_relative_to_the_parent(keep_border, rng):
 def free_model(request):
   """A model whose predictions follow shifts, scales and affine maps."""
   if request.param == "border":
-    return models.model("relative_tca", sees_scale=False, border_tokens=True)
+    return models.model("relative_tca", sees_scale=False, border_tokens=2)
   return models.model(request.param, sees_scale=False)
 
 
@@ -433,7 +446,7 @@ def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
   "options",
   [
     dict(num_self_layers=1),
-    dict(local_units=False, border_tokens=True),
+    dict(local_units=False, border_tokens=2),
     dict(values_in_tokens=False),
     dict(geometry_in_logits=False),
     dict(num_kriged=0),

@@ -246,9 +246,7 @@ def test_read_split_memory_equals_whole(name, num_devices, num_tokens, num_paths
 @sharded
 @SLOW
 def test_read_kriged_split_memory_equals_whole_up_to_rounding():
-  model, split, whole = _readers(
-    "relative_tca", 8, 4, num_kriged=32, border_tokens=True
-  )
+  model, split, whole = _readers("relative_tca", 8, 4, num_kriged=32, border_tokens=2)
   params = models.params(model)
   context = _context(104)
   _close(

@@ -157,11 +157,12 @@ class Config:
     at_least=1,
     models=("relative_tca",),
   )
-  border_tokens: bool = option(
+  border_tokens: int = option(
     "model",
-    False,
-    "In relative_tca, together with each node the token on the node's border that is"
-    " nearest to the query.",
+    0,
+    "Largest number of tokens that relative_tca reads together with a node: those on the"
+    " node's border that are nearest to the query.",
+    at_least=0,
     models=("relative_tca",),
   )
   read_layers: int = option(

@@ -294,14 +294,14 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     branch_factor: b.
     order: how tokens are ordered into leaves, see `build_tree`.
     num_paths: the number of paths that a query follows, unless `read` is given another.
-    border_tokens: whether a node is read together with the token of its border that is
-      nearest to the query, see `relative.split_off_border`.
+    border_tokens: the largest number of tokens that a node is read together with, those
+      on its border that are nearest to the query, see `relative.split_off_border`.
   """
 
   branch_factor: int = 2
   order: tree_lib.Order = "kd"
   num_paths: int = 8
-  border_tokens: bool = False
+  border_tokens: int = 0
 
   def setup(self) -> None:
     super().setup()
@@ -327,7 +327,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
       tree, coords, mask, self.branch_factor, order=self.order
     )
     measure = functools.partial(
-      sharded_building.node_statistics, keep_border=self.border_tokens
+      sharded_building.node_statistics, keep_border=self.border_tokens > 0
     )
     statistics = jax.vmap(measure)(tree, coords, values)
     levels = [x.count[..., None][..., :0] for x in statistics.levels]
@@ -346,7 +346,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
     return jax.vmap(node_memory.pack_nodes)(tree, statistics, levels)
 
   def node_functions(self) -> NodeFunctions:
-    return NodeFunctions(self._aggregate, self._summaries, self.border_tokens)
+    return NodeFunctions(self._aggregate, self._summaries, self.border_tokens > 0)
 
   def order_options(self) -> dict[str, typing.Any]:
     return dict(order=self.order)
@@ -388,7 +388,9 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
       walk, slots = relative.nearest_nodes(query, memory, num_paths, self.periods)
       nodes = node_memory.slot_nodes(memory, slots)
       if self.border_tokens:
-        nodes = relative.split_off_border(query, nodes, self.periods)
+        nodes = relative.split_off_border(
+          query, nodes, self.border_tokens, self.periods
+        )
       return walk, nodes
 
     find_all = jax.vmap(jax.vmap(find, in_axes=(None, 0)))

@@ -211,8 +211,9 @@ def test_split_off_border_equals_the_reference(n, b, periods, num_tokens, rng):
     }
     for query in rng.normal(size=(3, 2)).astype(np.float32):
       read, found = _split(memory, query, 2, num_tokens, periods)
+      shape = (1 + num_tokens, len(read.mask))
       parts = jax.tree.map(
-        lambda x, n=len(read.mask): np.asarray(x).reshape(-1, n, *x.shape[1:]), found
+        lambda x, shape=shape: np.asarray(x).reshape(*shape, *x.shape[1:]), found
       )
       for i, node in enumerate(
         zip(read.level.tolist(), read.index.tolist(), strict=True)

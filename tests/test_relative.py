@@ -239,6 +239,12 @@ def test_split_off_border_equals_the_reference(n, b, periods, num_tokens, rng):
               np.testing.assert_allclose(part.low, part.high)
 
 
+def test_split_off_border_of_a_memory_without_border_raises(rng):
+  memory = _memory(*_inputs(rng, 4))
+  with pytest.raises(ValueError, match="memory must keep the border of its nodes"):
+    _split(memory, np.zeros(2, np.float32), 1, 1)
+
+
 def test_split_off_border_box_of_evenly_spread_tokens_is_that_of_the_rest():
   coords = np.arange(16, dtype=np.float32)[:, None]
   memory = _memory(coords, coords, np.ones(16, bool), keep_border=True)
@@ -418,6 +424,7 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
     (dict(num_layers=0), "num_layers must be at least 1, got 0"),
     (dict(node_width=6), "node_width must be a multiple of num_heads=4, got 6"),
     (dict(num_paths=0), "num_paths must be at least 1, got 0"),
+    (dict(border_tokens=-1), "border_tokens must be at least 0, got -1"),
     (
       dict(summary_width=0, values_in_tokens=False, geometry_in_tokens=False),
       "summary_width must be at least 1 without values_in_tokens",

@@ -305,6 +305,8 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
 
   def setup(self) -> None:
     super().setup()
+    if self.border_tokens < 0:
+      raise ValueError(f"border_tokens must be at least 0, got {self.border_tokens}")
     if self.summary_width:
       self.place = nn.Dense(self.width, dtype=self.dtype)
       self.aggregator = Aggregator(

@@ -363,6 +363,17 @@ def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(rn
     np.testing.assert_array_equal(found.reading.num_read, full.reading.num_read)
 
 
+def test_border_tokens_read_of_all_paths_equals_all_leaves(rng):
+  model = models.model("relative_tca", summary_width=0, border_tokens=2)
+  params = models.params(model)
+  coords, values, query_coords, mask = models.inputs(rng)
+  memory = models.compiled(model, "index")(params, coords, values, mask)
+  leaves = models.compiled(model, "read_leaves")(params, memory, query_coords)
+  read = models.compiled(model, "read", num_paths=16)
+  found = read(params, memory, query_coords)
+  np.testing.assert_allclose(found.output.mean, leaves.output.mean, **models.ROUNDED)
+
+
 def test_relative_tree_read_out_reads_num_paths_also_in_training(rng):
   model = models.model("relative_tca", num_paths=2)
   params = models.params(model)

@@ -111,6 +111,10 @@ class _RelativeReadOut(ReadOut):
       for _ in range(self.num_layers)
     ]
 
+  def _num_parts(self) -> int:
+    """P, the number of parts of a node, whose features are concatenated in its token."""
+    return 1
+
   def _summaries(self, tokens: jax.Array) -> jax.Array:
     """Learned summaries, `[..., D] -> [..., W]`."""
     if not self.summary_width:
@@ -124,20 +128,22 @@ class _RelativeReadOut(ReadOut):
     nodes: Nodes,
     domain: Domain,
     train: bool,
+    num_parts: int = 1,
   ) -> tuple[jax.Array, Units]:
     """Attention of each query to its nodes.
 
     Args:
       queries: `[B, M, D]`.
       query_coords: `[B, M, C]`, relative to the domain's origin.
-      nodes: `Nodes` with axes `[B, M, S]`, or `[B, 1, S]` if all queries read the same.
+      nodes: `Nodes` with axes `[B, M, n * S]`, n parts of S nodes, first the first part
+        of all; or `[B, 1, n * S]` if all queries read the same.
       domain: the `[B]` domains.
       train: whether to use dropout.
+      num_parts: n, 1 or `_num_parts`.
 
     Returns:
       `[B, M, D]`, and the units of predictions.
     """
-    mask = nodes.count > 0
     offset = relative.offset_between(
       query_coords[:, :, None], nodes.centroid, self.periods
     )
@@ -149,16 +155,19 @@ class _RelativeReadOut(ReadOut):
     units = frame
     if not self.local_units:
       units = dataclasses.replace(frame, spread=jnp.ones_like(frame.spread))
-    where, what = relative.node_features(offset, nodes, units)
-
+    where, what = (
+      _join_parts(x, num_parts, self._num_parts())
+      for x in relative.node_features(offset, nodes, units)
+    )
     shape = (*what.shape[:-1], self.summary_width)
-    features = [jnp.broadcast_to(nodes.summary, shape)]
+    features = [jnp.broadcast_to(nodes.summary[..., : shape[-2], :], shape)]
     if self.values_in_tokens:
       features.append(what)
     if self.geometry_in_tokens:
       features.append(where)
     tokens = self.node(jnp.concatenate(features, axis=-1).astype(self.dtype))
-    mask = jnp.broadcast_to(mask, tokens.shape[:-1])
+    # The first part of a node has a token if the node has one.
+    mask = jnp.broadcast_to(nodes.count[..., : shape[-2]] > 0, tokens.shape[:-1])
     for layer in self.self_layers:
       flat = tokens.reshape(-1, *tokens.shape[-2:])
       flat = layer(flat, mask.reshape(flat.shape[:-1]), train)
@@ -347,6 +356,9 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
       levels = [self._summaries(level) for level in levels]
     return jax.vmap(node_memory.pack_nodes)(tree, statistics, levels)
 
+  def _num_parts(self) -> int:
+    return 1 + self.border_tokens
+
   def node_functions(self) -> NodeFunctions:
     return NodeFunctions(self._aggregate, self._summaries, self.border_tokens > 0)
 
@@ -397,7 +409,9 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
 
     find_all = jax.vmap(jax.vmap(find, in_axes=(None, 0)))
     walk, nodes = find_all(memory, query_coords)
-    output, units = self._attend(queries, query_coords, nodes, memory.domain, train)
+    output, units = self._attend(
+      queries, query_coords, nodes, memory.domain, train, self._num_parts()
+    )
     return Reading(output=output, num_read=walk.num_read, walk=walk, units=units)
 
   def retrieve_leaves(
@@ -405,3 +419,18 @@ class RelativeTreeCrossAttention(GrowingReadOut, _RelativeReadOut):
   ) -> Reading:
     points = node_memory.leaf_nodes(memory)
     return self._retrieve_points(points, queries, query_coords, train=False)
+
+
+def _join_parts(x: jax.Array, num_parts: int, total: int) -> jax.Array:
+  """Concatenates the features of parts, `[..., n * S, F] -> [..., S, P * F]`.
+
+  Args:
+    x: the features of n parts of S nodes; 0 at a part without token.
+    num_parts: n.
+    total: P, at least n. The features of other parts are 0.
+  """
+  x = x.reshape(*x.shape[:-2], num_parts, -1, x.shape[-1])
+  x = jnp.swapaxes(x, -3, -2)
+  x = x.reshape(*x.shape[:-2], -1)
+  missing = (total - num_parts) * (x.shape[-1] // num_parts)
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])

@@ -150,7 +150,7 @@ def pack_rows(statistics: LevelStatistics, summaries: jax.Array) -> jax.Array:
     summaries: `[n, W]`.
 
   Returns:
-    `[n, F]` float32, the fields of `Nodes`.
+    `[n, F]` float32, the fields of `Nodes` without the border.
   """
   count = statistics.count[:, None].astype(jnp.float32)
   boxes = (statistics.low, statistics.high, statistics.centroid)

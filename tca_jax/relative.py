@@ -245,8 +245,8 @@ def split_off_border(
 ) -> Nodes:
   """Splits nodes into the tokens of their border that are nearest to a query, and the rest.
 
-  The mean of many tokens tells little of those near the query. The token that touches
-  the nearest side of the node's box tells most. Count, mean and variance of the rest
+  The mean of many tokens tells little of those near the query. The nearest of the tokens
+  that touch the sides of the node's box often tells more. Count, mean and variance of the rest
   follow exactly. Its box is the expected one, if the others are spread evenly.
 
   Args:
@@ -326,9 +326,8 @@ def _without_token(
   variance = (nodes.variance - difference**2 / others) * (others + 1) / others
   one_left = others == 1
   at_low, at_high = jnp.split(touched, 2, axis=-1)
-  gap = (
-    nodes.high - nodes.low
-  ) / others  # to the next token, if they are spread evenly
+  # The distance to the next token, if tokens are spread evenly.
+  gap = (nodes.high - nodes.low) / others
   changed = dataclasses.replace(
     nodes,
     count=others[..., 0].astype(nodes.count.dtype),
@@ -445,7 +444,8 @@ def child_features(parents: LevelStatistics, children: LevelStatistics) -> jax.A
     relative to the parent's; the share of its tokens. Where the border is kept, also
     its 2 * C * (C + E) locations and values, likewise, and last the two
     `ABSOLUTE_FEATURES`: the logarithms of the parent's side and of its spread, the
-    latter averaged over channels. 0 at nodes without valid token.
+    latter averaged over channels; 0 where the parent has no side or spread. All is 0 at
+    nodes without valid token.
   """
   b = children.count.shape[-1] // parents.count.shape[-1]
 

@@ -257,13 +257,13 @@ def _renew_ancestors(
       statistics = dataclasses.replace(statistics, border=None)
     return _set_nodes(functions, growing, node - 1, chosen, value, statistics)
 
-  def renew_all(renew, growing):
+  def renew_all(renew_nodes, growing):
     def renew_parents(carry, _):
       growing, slot = carry
       node = jnp.where(found, slot // b, 0)
       # One of the slots with the same parent.
       first = jnp.concatenate([jnp.ones(1, bool), node[1:] != node[:-1]])
-      return (renew(growing, node, found & first), node - 1), None
+      return (renew_nodes(growing, node, found & first), node - 1), None
 
     # The levels with fewer nodes than new tokens are renewed as a whole.
     whole = 1
@@ -274,12 +274,12 @@ def _renew_ancestors(
     for level in range(whole - 1, 0, -1):
       slots = memory_lib.level_slots(growing.tree, level)
       node = jnp.arange(slots.start + 1, slots.stop + 1, dtype=jnp.int32)
-      growing = renew(growing, node, jnp.ones(len(node), bool))
+      growing = renew_nodes(growing, node, jnp.ones(len(node), bool))
     return growing
 
   if len(slot):
-    # Borders come first, and alone: in one loop with what follows from them, XLA would
-    # copy all of them in each step.
+    # Borders have a loop of their own, before that of the nodes. In a common loop, XLA
+    # would copy the borders of the whole memory in each step.
     if functions.keep_border:
       growing = renew_all(renew_border, growing)
     growing = renew_all(renew, growing)

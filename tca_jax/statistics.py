@@ -247,6 +247,7 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
   high = jnp.max(jnp.where(valid, children.high, -jnp.inf), axis=1)
   border = None
   if children.border is not None:
+    # By the border alone: while a memory is renewed, borders are renewed before boxes.
     axes = children.low.shape[-1]
     sides = [children.border[:, :, i, i % axes] for i in range(2 * axes)]
     outward = jnp.stack([*(-x for x in sides[:axes]), *sides[axes:]], axis=-1)

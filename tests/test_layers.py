@@ -77,7 +77,7 @@ def test_distance_bias_adds_the_formula_to_the_logits(rng):
   count = rng.integers(0, 9, 7).astype(np.int32)
   params = layer.init(jax.random.key(0), queries, at, method="queries")
   weight = np.exp(np.asarray(params["params"]["log_weight"]))
-  np.testing.assert_allclose(weight, [0.25, 1, 4], rtol=1e-5)
+  np.testing.assert_allclose(weight, [0.25, 2, 16], rtol=1e-5)
   other = rng.normal(size=(heads, 2)).astype(np.float32)
   params["params"]["other"] = jnp.asarray(other)
   query = layer.apply(params, queries, at, method="queries")

@@ -31,8 +31,8 @@ __all__ = [
 class Units:
   """The units in which a relative read-out describes values.
 
-  A mean m and a standard deviation s of the head mean origin + scale * m and
-  std_scale * s.
+  If the head gives a mean m and a standard deviation s, the prediction has the mean
+  origin + scale * m and the standard deviation std_scale * s.
 
   Attributes:
     origin: `[B, M, E]` float32.
@@ -123,7 +123,8 @@ class ReadOut(nn.Module):
       mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
       train: whether to sample walks and to use dropout.
       values: `[B, N, E]`, the observed values, which relative read-outs need.
-      query_coords: `[B, M, C]`, the locations of the queries, which they need too.
+      query_coords: `[B, M, C]`, the locations of the queries, which they need too, and
+        so do read-outs with `sees_distance`.
 
     Returns:
       `[B, M, D]`.
@@ -193,7 +194,7 @@ class ReadOut(nn.Module):
         `retrieval.read`; None means the read-out's own number. For read-outs without
         a tree, and for `TreeCrossAttention` in training, it must be 1 or None.
       query_coords: `[B, M, C]`, the locations of the queries, which relative read-outs
-        need.
+        and those with `sees_distance` need.
 
     Returns:
       A `Reading`; from `TreeCrossAttention` with train=True a `TrainingReading`.
@@ -296,7 +297,7 @@ class DotProductReadOut(ReadOut):
 
   Attributes:
     sees_distance: whether attention, and the policy, see how far a node is from the
-      query, by a `DistanceBias`.
+      query, by a `DistanceBias`. Queries then need locations. No axis is periodic.
   """
 
   sees_distance: bool = False

@@ -187,8 +187,8 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
   def node_functions(self) -> NodeFunctions:
     if self.sees_distance:
       raise ValueError(
-        "sees_distance must be False in a model whose contexts grow; such a model that"
-        " sees distances is RelativeTreeCrossAttention"
+        "sees_distance must be False in a model whose contexts grow; use"
+        " RelativeTreeCrossAttention, which sees distances and can grow"
       )
     return NodeFunctions(aggregate=self.aggregator, project=self._project)
 

@@ -55,6 +55,7 @@ class _RelativeReadOut(ReadOut):
     summary_width: W, the width of the learned summary of a node; 0 means that a node
       is described by its statistics only.
     local_units: whether values are seen, and predicted, in units of a local spread.
+      Without, locations and values should be of order 1, and the channels alike.
     sees_scale: whether the query is told the local length, reference and spread in
       absolute units. Without, and with local_units, predictions do not change with the
       scale of the locations, and follow affine maps of the values.
@@ -135,8 +136,8 @@ class _RelativeReadOut(ReadOut):
     Args:
       queries: `[B, M, D]`.
       query_coords: `[B, M, C]`, relative to the domain's origin.
-      nodes: `Nodes` with axes `[B, M, n * S]`, n parts of S nodes, first the first part
-        of all; or `[B, 1, n * S]` if all queries read the same.
+      nodes: `Nodes` with axes `[B, M, n * S]`: the first parts of S nodes, then the
+        second parts, and so on; or `[B, 1, n * S]` if all queries read the same.
       domain: the `[B]` domains.
       train: whether to use dropout.
       num_parts: n, 1 or `_num_parts`.
@@ -198,7 +199,7 @@ class _RelativeReadOut(ReadOut):
     x = x + self.kriged(seen.astype(self.dtype))
     x = x + self.correction(x)
     origin = frame.reference + domain.value_origin + frame.spread * mean
-    # Far from all nodes the spread is the better unit.
+    # Far from all nodes the spread, which is 1 in absolute units, is the better unit.
     scale = frame.spread * std / jnp.sqrt(1 + std**2)
     # In absolute units the head's lower bound of the standard deviation holds.
     std_scale = scale if self.local_units else jnp.ones_like(scale)
@@ -429,8 +430,8 @@ def _join_parts(x: jax.Array, num_parts: int, total: int) -> jax.Array:
     num_parts: n.
     total: P, at least n. The features of other parts are 0.
   """
-  x = x.reshape(*x.shape[:-2], num_parts, -1, x.shape[-1])
-  x = jnp.swapaxes(x, -3, -2)
-  x = x.reshape(*x.shape[:-2], -1)
-  missing = (total - num_parts) * (x.shape[-1] // num_parts)
+  lead, (rows, width) = x.shape[:-2], x.shape[-2:]
+  x = x.reshape(*lead, num_parts, rows // num_parts, width)
+  x = jnp.swapaxes(x, -3, -2).reshape(*lead, rows // num_parts, num_parts * width)
+  missing = (total - num_parts) * width
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])

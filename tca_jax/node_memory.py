@@ -32,6 +32,7 @@ __all__ = [
   "pack_rows",
   "sibling_nodes",
   "slot_nodes",
+  "token_nodes",
 ]
 
 
@@ -181,16 +182,30 @@ def pack_points(
   )
   domain = measure_domain(coords, values, mask)
   location, value = domain.centre(coords, values, mask)
-  nodes = Nodes(
-    count=mask.astype(jnp.float32),
+  nodes = token_nodes(location, value, mask, summaries.astype(jnp.float32))
+  return PointMemory(nodes=nodes, domain=domain)
+
+
+def token_nodes(
+  location: jax.Array, value: jax.Array, valid: jax.Array, summary: jax.Array
+) -> Nodes:
+  """The nodes of one token each.
+
+  Args:
+    location: `[..., C]` float32, relative to `Domain.origin`.
+    value: `[..., E]` float32, relative to `Domain.value_origin`.
+    valid: `[...]` bool, whether the node has the token.
+    summary: `[..., W]` float32.
+  """
+  return Nodes(
+    count=valid.astype(jnp.float32),
     low=location,
     high=location,
     centroid=location,
     mean=value,
     variance=jnp.zeros_like(value),
-    summary=summaries.astype(jnp.float32),
+    summary=summary,
   )
-  return PointMemory(nodes=nodes, domain=domain)
 
 
 def leaf_nodes(memory: NodeMemory) -> PointMemory:

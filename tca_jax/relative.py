@@ -27,6 +27,7 @@ from tca_jax.masking import masked_mean
 from tca_jax.node_memory import NodeMemory
 from tca_jax.node_memory import Nodes
 from tca_jax.node_memory import sibling_nodes
+from tca_jax.node_memory import token_nodes
 from tca_jax.sharded_tree import from_owner
 from tca_jax.statistics import Domain
 from tca_jax.statistics import LevelStatistics
@@ -243,11 +244,11 @@ def split_off_border(
   num_tokens: int = 1,
   periods: Sequence[float] | None = None,
 ) -> Nodes:
-  """Splits nodes into the tokens of their border that are nearest to a query, and the rest.
+  """Splits nodes into the tokens of their border nearest to a query, and the rest.
 
   The mean of many tokens tells little of those near the query. The nearest of the tokens
-  that touch the sides of the node's box often tells more. Count, mean and variance of the rest
-  follow exactly. Its box is the expected one, if the others are spread evenly.
+  that touch the sides of the node's box often tells more. Count, mean and variance of
+  the rest follow exactly. Its box is the expected one, if the others are spread evenly.
 
   Args:
     query: `[..., C]`, relative to the domain's origin.
@@ -282,17 +283,7 @@ def split_off_border(
     touched = jnp.all(border == token[..., None, :], axis=-1) & jnp.isfinite(distance)
     found = (left.count > 1) & jnp.any(touched, axis=-1)
     location, value = jnp.split(token, [axes], axis=-1)
-    parts.append(
-      Nodes(
-        count=found.astype(nodes.count.dtype),
-        low=location,
-        high=location,
-        centroid=location,
-        mean=value,
-        variance=jnp.zeros_like(value),
-        summary=nodes.summary,
-      )
-    )
+    parts.append(token_nodes(location, value, found, nodes.summary))
     left = _without_token(left, location, value, touched, found)
     distance = jnp.where(touched, jnp.inf, distance)
   axis = nodes.count.ndim - 1

@@ -260,6 +260,7 @@ SURFACE = {
     "pack_rows",
     "sibling_nodes",
     "slot_nodes",
+    "token_nodes",
   ],
   "tca_jax.node_counts": [
     "digit_reversal",

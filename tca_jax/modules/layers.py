@@ -279,18 +279,21 @@ class DistanceBias(nn.Module):
     del rng
     return jnp.linspace(-math.log(4), math.log(16), self.num_heads, dtype=jnp.float32)
 
-  def keys(self, keys: jax.Array, *node: jax.Array) -> jax.Array:
+  def keys(
+    self, keys: jax.Array, centroid: jax.Array, sides: jax.Array, count: jax.Array
+  ) -> jax.Array:
     """Appends columns to keys, in float32.
 
     Args:
       keys: `[..., H, Dh]`.
-      *node: the centroids, the sides of the boxes, `[..., C]`, and the numbers of
-        tokens, `[...]`.
+      centroid: `[..., C]`, the mean locations of the nodes' tokens.
+      sides: `[..., C]`, the sides of the nodes' boxes.
+      count: `[...]`, the numbers of tokens.
 
     Returns:
       `[..., H, Dh + C + 3]`.
     """
-    centroid, sides, count = (x.astype(jnp.float32) for x in node)
+    centroid, sides, count = (x.astype(jnp.float32) for x in (centroid, sides, count))
     columns = [
       centroid,
       jnp.sum(centroid**2, axis=-1, keepdims=True),

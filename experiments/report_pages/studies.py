@@ -41,7 +41,8 @@ _GRIDS = {
   ),
   "relative_functions": (
     "The same for relative models on functions. Along one path, a model reads 15 % of the"
-    " largest context. Here, too, other programs ran meanwhile."
+    " largest context. Here, too, other programs ran meanwhile, and one row was paused, so"
+    " do not compare the seconds."
   ),
   "pixels": (
     "Each row changes how the tree over the pixels is built. With more children per node"

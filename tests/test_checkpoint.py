@@ -21,7 +21,7 @@ import pytest
 import tca_jax
 from tca_jax import description
 from tca_jax import modules
-from tca_jax.modules.layers import RelativeLayer
+from tca_jax.modules import layers
 from tests import models
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,7 +34,9 @@ SMALL = dict(num_heads=2, hidden=4)
 
 # Required fields of each class, of modules that are small.
 REQUIRED = {
+  "BiasOfNodes": dict(num_outputs=2),
   "ClassificationHead": dict(num_classes=3),
+  "DistanceBias": dict(num_heads=2),
   "GaussianHead": dict(num_outputs=2),
   "MLP": dict(features=(4, 3)),
   "MixtureHead": dict(num_outputs=2),
@@ -148,8 +150,14 @@ CASES = {
     (X[..., :1], VALUES),
     dict(method=_embed),
   ),
+  "bias_of_nodes": (layers.BiasOfNodes(3), (TOKENS,), {}),
+  "distance_bias": (
+    layers.DistanceBias(2),
+    (TOKENS.reshape(2, 5, 2, WIDTH // 2), X),
+    dict(method="queries"),
+  ),
   "relative_layer": (
-    RelativeLayer(**SMALL),
+    layers.RelativeLayer(**SMALL),
     (TOKENS, TOKENS[:, None], TOKENS[:, None, :2, :5], MASK[:, None]),
     {},
   ),

@@ -234,10 +234,14 @@ class BiasOfNodes(nn.Module):
   """A linear layer whose outputs come before the axis of nodes, as in logits.
 
   On a CPU, moving the axis of the result of `nn.Dense` takes longer than the layer.
+
+  Attributes:
+    num_outputs: the number of outputs of each node.
+    dtype: the data type of activations.
   """
 
   num_outputs: int
-  dtype: Dtype
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, features: jax.Array) -> jax.Array:

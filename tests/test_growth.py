@@ -297,9 +297,8 @@ def test_find_cuts_separate_the_tokens_of_the_children(layout, b, rng):
 
 def test_start_order_axis_cuts_across_this_axis_only(rng):
   x = rng.normal(size=(16, 2)).astype(np.float32)
-  functions = growth.NodeFunctions(_aggregate, _heads)
   for axis in (0, 1):
-    growing = growth.start(functions, x, x, order="axis", axis=axis)
+    growing = _jit("start", "tree", order="axis", axis=axis)(x, x)
     assert np.all(np.asarray(growing.cuts.axis) == axis)
 
 

@@ -13,6 +13,7 @@ from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tests import reference
 
+_krige = jax.jit(node_kriging.krige)
 _NUM_CHANGES = len(node_kriging.LENGTHS) + 2
 
 
@@ -71,7 +72,7 @@ def test_krige_equals_the_reference(axes, points, rng):
   for size in (1, 2, 20):
     offset, nodes = _nodes(rng, size, axes, points=points)
     covariance = _covariance(rng)
-    mean, std = node_kriging.krige(offset, nodes, _frame(axes=axes), covariance)
+    mean, std = _krige(offset, nodes, _frame(axes=axes), covariance)
     expected = reference.krige(
       *(np.asarray(x, np.float64) for x in (offset, nodes.count)),
       np.asarray(nodes.high - nodes.low, np.float64),
@@ -87,13 +88,13 @@ def test_krige_equals_the_reference(axes, points, rng):
 def test_krige_works_in_the_units_of_the_frame(rng):
   offset, nodes = _nodes(rng, 12)
   covariance = _covariance(rng)
-  expected = node_kriging.krige(offset, nodes, _frame(), covariance)
+  expected = _krige(offset, nodes, _frame(), covariance)
   plane = 5 + 7 * nodes.mean + 3 * 7 * jnp.sum(offset, axis=1, keepdims=True)
   moved = nodes.replace(
     low=4 * nodes.low, high=4 * nodes.high, centroid=4 * offset, mean=plane
   )
   frame = _frame(length=4.0, slope=3.0 * 7, reference=5.0, spread=7.0)
-  found = node_kriging.krige(4 * offset, moved, frame, covariance)
+  found = _krige(4 * offset, moved, frame, covariance)
   chex.assert_trees_all_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
@@ -104,13 +105,13 @@ def test_krige_of_several_channels_and_queries_is_that_of_each(rng):
   frame = _frame(channels=2)
   frames = jax.tree.map(lambda x: jnp.stack([x] * 3), frame)
   covariance = node_kriging.Covariance.from_changes(changes)
-  mean, std = node_kriging.krige(offset, nodes, frames, covariance)
+  mean, std = _krige(offset, nodes, frames, covariance)
   assert mean.shape == (3, 2) and std.shape == (3,)
   for i, (one_offset, one) in enumerate(parts):
     for channel in range(2):
       single = one.replace(mean=one.mean[:, channel, None])
       function = jax.tree.map(lambda x, i=i: x[i], covariance)
-      found = node_kriging.krige(one_offset, single, _frame(), function)
+      found = _krige(one_offset, single, _frame(), function)
       np.testing.assert_allclose(found[0], mean[i, channel, None], rtol=0, atol=2e-3)
       np.testing.assert_allclose(found[1], std[i], rtol=2e-3)
 
@@ -118,14 +119,14 @@ def test_krige_of_several_channels_and_queries_is_that_of_each(rng):
 def test_krige_ignores_nodes_without_token(rng):
   offset, nodes = _nodes(rng, 8)
   covariance = _covariance(rng)
-  expected = node_kriging.krige(offset, nodes, _frame(), covariance)
+  expected = _krige(offset, nodes, _frame(), covariance)
   more = jax.tree.map(lambda x: jnp.concatenate([x, 0 * x]), nodes)
-  found = node_kriging.krige(
+  found = _krige(
     jnp.concatenate([offset, 0 * offset]), more, _frame(), covariance
   )
   chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-3)
   none = nodes.replace(count=0 * nodes.count)
-  mean, std = node_kriging.krige(offset, none, _frame(), covariance)
+  mean, std = _krige(offset, none, _frame(), covariance)
   assert mean.tolist() == [0.0] and std > 0
 
 
@@ -134,7 +135,7 @@ def test_krige_at_an_observation_without_noise_returns_it(rng):
   offset = offset - offset[3][None]
   changes = jnp.zeros(_NUM_CHANGES).at[-1].set(-8.0)
   covariance = node_kriging.Covariance.from_changes(changes)
-  mean, std = node_kriging.krige(offset, nodes, _frame(), covariance)
+  mean, std = _krige(offset, nodes, _frame(), covariance)
   np.testing.assert_allclose(mean, nodes.mean[3], rtol=0, atol=0.05)
   assert std < 0.2
 
@@ -171,7 +172,7 @@ def test_gradients_are_finite_for_every_covariance_function(scale, rng):
 
   def total(offset, values, changes):
     covariance = node_kriging.Covariance.from_changes(changes)
-    mean, std = node_kriging.krige(
+    mean, std = _krige(
       offset, nodes.replace(mean=values), _frame(), covariance
     )
     return jnp.sum(mean) + jnp.log(std)

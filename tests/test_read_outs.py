@@ -490,12 +490,12 @@ def test_sees_distance_without_locations_or_in_other_models_raises(rng):
   for name in ("tca", "ca"):
     layer = models.read_out(name, sees_distance=True)
     with pytest.raises(ValueError, match="query_coords must be given"):
-      layer.init(jax.random.key(0), queries, tokens, coords)
+      jax.eval_shape(layer.init, jax.random.key(0), queries, tokens, coords)
+  layer = models.read_out("perceiver", sees_distance=True)
   with pytest.raises(ValueError, match="sees_distance must be False in PerceiverIO"):
-    models.read_out("perceiver", sees_distance=True).init(
-      jax.random.key(0), queries, tokens, coords
-    )
+    jax.eval_shape(layer.init, jax.random.key(0), queries, tokens, coords)
   model = models.model("tca")
   model = model.clone(read_out=model.read_out.clone(sees_distance=True))
   with pytest.raises(ValueError, match="sees_distance must be False in a model whose"):
-    model.init(jax.random.key(0), coords, coords[..., :1], method="index_growing")
+    init = functools.partial(model.init, method="index_growing")
+    jax.eval_shape(init, jax.random.key(0), coords, coords[..., :1])

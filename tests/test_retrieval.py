@@ -338,7 +338,7 @@ def test_attend_gradient_stops_at_the_choice_of_the_path(rng):
   assert nonzero == set(_nodes_read(out))
 
 
-@pytest.mark.parametrize("num_paths", [1, 2])
+@pytest.mark.parametrize("num_paths", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_read_jit_equals_eager(num_paths, rng):
   tree, _, query, keys, values = _problem(3, 2, "all", rng)
   memory = memory_lib.pack(tree, keys, values)

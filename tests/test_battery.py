@@ -536,8 +536,14 @@ def _segment_batch(rng):
 
 
 SAMPLERS = [
-  _copy_batch, _gp_batch, _image_batch, _moved_batch, _window_batch, _segment_batch
-]  # fmt: skip
+  _copy_batch,
+  _gp_batch,
+  _image_batch,
+  *(
+    pytest.param(sample, marks=pytest.mark.slow)
+    for sample in (_moved_batch, _window_batch, _segment_batch)
+  ),
+]
 
 
 @pytest.mark.parametrize("sample", SAMPLERS)

@@ -56,6 +56,7 @@ def _run(benchmark, out, *arguments):
       {"tca_shared", "part/aggregate", "part/walk", "part/leaf_attention", "part/head"},
       "ms",
       id="training-copy",
+      marks=pytest.mark.slow,
     ),
     pytest.param(
       training,

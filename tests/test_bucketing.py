@@ -76,10 +76,10 @@ def _contexts(rng):
   [
     ("tca", {}),
     ("ca", {}),
-    ("perceiver", {}),
+    pytest.param("perceiver", {}, marks=pytest.mark.slow),
     # Kriging would magnify the rounding of float32.
     pytest.param("relative_tca", {"num_kriged": 0}, marks=pytest.mark.slow),
-    ("relative_ca", {"num_kriged": 0}),
+    pytest.param("relative_ca", {"num_kriged": 0}, marks=pytest.mark.slow),
   ],
 )
 def test_predictions_of_buckets_equal_those_of_each_context_alone(name, options, rng):

@@ -28,6 +28,7 @@ def test_quickstart_trained_predicts_sines(capsys):
   assert rmse < 0.25  # the std of the targets is 0.7
 
 
+@pytest.mark.slow
 def test_drop_in_layer_both_layers_give_the_same_shape(capsys):
   assert _run("drop_in_layer", capsys).splitlines() == [
     "CrossAttention: output (2, 8, 1)",
@@ -36,6 +37,7 @@ def test_drop_in_layer_both_layers_give_the_same_shape(capsys):
   ]
 
 
+@pytest.mark.slow
 def test_custom_aggregator_nodes_read_have_the_weight_of_all_tokens(capsys):
   printed = _run("custom_aggregator", capsys)
   root, total = re.search(
@@ -65,6 +67,7 @@ def test_restore_checkpoint_completes_a_digit(capsys, tmp_path, monkeypatch):
   assert sum(c != " " for c in "".join(context)) < 60
 
 
+@pytest.mark.slow
 def test_serving_exported_program_agrees_with_server(capsys):
   assert _run("serving", capsys).splitlines() == [
     "1 queries: mean (1, 1, 1), std (1, 1, 1)",

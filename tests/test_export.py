@@ -103,7 +103,9 @@ def test_export_name_that_is_a_path_raises(name, finished, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../x", "/abs/x", ""])
+@pytest.mark.parametrize(
+  "name", ["../x", *(pytest.param(x, marks=pytest.mark.slow) for x in ("/abs/x", ""))]
+)
 def test_export_command_reports_a_wrong_name_in_one_line(name, finished, tmp_path):
   command = [sys.executable, "-m", "experiments.export", f"--workdir={finished}"]
   result = subprocess.run(

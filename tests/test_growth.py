@@ -370,6 +370,7 @@ def test_remove_all_then_insert_reads_only_the_new_tokens(kind, rng):
   _check_read(growing, rng, 3)
 
 
+@pytest.mark.slow
 def test_insert_vmap_equals_each(rng):
   parts = [_start("node", _data(rng, STEP), capacity=8) for _ in range(2)]
   new = [_data(rng, STEP) for _ in range(2)]

@@ -73,6 +73,7 @@ def test_train_and_evaluate_errors_are_exceptions(tmp_path, finished):
     copy_task.evaluate(tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_train_in_a_thread_succeeds(tmp_path):
   found = []
 

@@ -61,9 +61,15 @@ def _batch(rng):
 
 @pytest.mark.parametrize(
   "model, baseline",
-  [("tca", "constant"), ("tca", "batch"), ("tca", "leaf"), ("ca", "batch"),
-   ("perceiver", "batch")],
-)  # fmt: skip
+  [
+    ("tca", "batch"),
+    ("ca", "batch"),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (("tca", "constant"), ("tca", "leaf"), ("perceiver", "batch"))
+    ),
+  ],
+)
 def test_objective_padded_queries_have_no_effect(model, baseline, rng):
   batch = _batch(rng)
   config = dataclasses.replace(CONFIG, model=model, baseline=baseline)

@@ -121,9 +121,7 @@ def test_krige_ignores_nodes_without_token(rng):
   covariance = _covariance(rng)
   expected = _krige(offset, nodes, _frame(), covariance)
   more = jax.tree.map(lambda x: jnp.concatenate([x, 0 * x]), nodes)
-  found = _krige(
-    jnp.concatenate([offset, 0 * offset]), more, _frame(), covariance
-  )
+  found = _krige(jnp.concatenate([offset, 0 * offset]), more, _frame(), covariance)
   chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-3)
   none = nodes.replace(count=0 * nodes.count)
   mean, std = _krige(offset, none, _frame(), covariance)
@@ -172,9 +170,7 @@ def test_gradients_are_finite_for_every_covariance_function(scale, rng):
 
   def total(offset, values, changes):
     covariance = node_kriging.Covariance.from_changes(changes)
-    mean, std = _krige(
-      offset, nodes.replace(mean=values), _frame(), covariance
-    )
+    mean, std = _krige(offset, nodes.replace(mean=values), _frame(), covariance)
     return jnp.sum(mean) + jnp.log(std)
 
   gradient = jax.jit(jax.vmap(jax.value_and_grad(total, (0, 1, 2)), (None, None, 0)))

@@ -257,9 +257,13 @@ def test_split_off_border_box_of_evenly_spread_tokens_is_that_of_the_rest():
 @pytest.mark.parametrize("keep_border", [False, True])
 def test_child_features_are_relative_to_the_parent(keep_border, rng):
   coords, values, _ = _inputs(rng, 8)
-  tree = tca_jax.build_tree(coords)
-  found = statistics.node_statistics(tree, coords, values, keep_border=keep_border)
-  parents, children = found.levels[1], found.levels[2]
+
+  @jax.jit
+  def levels(coords, values):
+    tree = tca_jax.build_tree(coords)
+    return statistics.node_statistics(tree, coords, values, keep_border=keep_border)
+
+  _, parents, children, _ = levels(coords, values).levels
   features = np.asarray(relative.child_features(parents, children))
   assert features.shape == (4, 21 if keep_border else 7)
   up = np.arange(4) // 2
@@ -466,13 +470,16 @@ def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
   [
     dict(num_self_layers=1),
     dict(local_units=False, border_tokens=2),
-    dict(values_in_tokens=False),
-    dict(geometry_in_logits=False),
     dict(num_kriged=0),
     dict(periods=(2.0, 0.0)),
     *(
       pytest.param(options, marks=pytest.mark.slow)
-      for options in (dict(num_kriged=3), dict(geometry_in_tokens=False))
+      for options in (
+        dict(num_kriged=3),
+        dict(values_in_tokens=False),
+        dict(geometry_in_logits=False),
+        dict(geometry_in_tokens=False),
+      )
     ),
   ],
 )

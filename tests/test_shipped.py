@@ -25,7 +25,7 @@ SHIPPED = sorted(path.name for path in (ROOT / "checkpoints").iterdir())
 # The data of the excerpt is not shipped; test_task_activity restores its models.
 EVALUATED = [name for name in SHIPPED if not name.startswith("activity_excerpt")]
 # Some families are evaluated in the fast suite, all in the slow one.
-FAST = {"copy_t256_tca", "activity_watch_tca", "terrain_tca"}
+FAST = {"copy_t256_tca", "activity_watch_tca"}
 # Models with the modules of another one: only the slow suite predicts with them, too.
 REPEATED = (
   "activity_excerpt_",

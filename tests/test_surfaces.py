@@ -84,7 +84,7 @@ _draw_processes = jax.jit(
 )
 
 
-@pytest.mark.parametrize("smoothness", [0.5, 1.5])
+@pytest.mark.parametrize("smoothness", [0.5, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_draw_process_has_a_matern_covariance(smoothness):
   distance, length = np.array([0.0, 0.1, 0.3, 0.8]), 0.4
   coords = jnp.stack([jnp.asarray(distance), jnp.zeros(4)], axis=-1) * np.sqrt(0.5)

@@ -171,6 +171,7 @@ def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, finished):
   _assert_same_run(workdir, finished[0])
 
 
+@pytest.mark.slow
 def test_train_killed_in_the_last_step_exits_before_evaluation(tmp_path, finished):
   class Killed(copy_task.CopyTask):
     def train_batch(self, rng, step):

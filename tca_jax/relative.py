@@ -49,7 +49,7 @@ __all__ = [
   "split_off_border",
 ]
 
-# The number of features of `child_features` that depend on absolute units.
+#: The number of features of `child_features` that depend on absolute units.
 ABSOLUTE_FEATURES = 2
 
 _FAR = 1e30  # the squared distance of a node without valid token

@@ -537,11 +537,10 @@ def _segment_batch(rng):
 
 SAMPLERS = [
   _copy_batch,
-  _gp_batch,
   _image_batch,
   *(
     pytest.param(sample, marks=pytest.mark.slow)
-    for sample in (_moved_batch, _window_batch, _segment_batch)
+    for sample in (_gp_batch, _moved_batch, _window_batch, _segment_batch)
   ),
 ]
 

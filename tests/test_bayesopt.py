@@ -161,6 +161,7 @@ def reader(loaded, monkeypatch):
   return loaded
 
 
+@pytest.mark.slow
 def test_growing_reader_contains_every_observation(reader):
   rng = np.random.default_rng(0)
   coords = rng.random((30, 6))

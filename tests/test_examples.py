@@ -18,6 +18,7 @@ def _run(name: str, capsys, **kwargs) -> str:
   return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_quickstart_untrained_reads_logarithmically_many_nodes(capsys):
   assert "nodes read: 11 of 1000" in _run("quickstart", capsys, num_steps=1)
 

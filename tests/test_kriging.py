@@ -54,7 +54,12 @@ def test_predict_in_parts_equals_predict_at_once(rng, monkeypatch):
   np.testing.assert_allclose(found.std, expected.std, rtol=1e-6)
 
 
-def test_fit_predicts_a_smooth_function_with_calibrated_intervals(rng):
+@pytest.fixture
+def quick_fit(monkeypatch):
+  monkeypatch.setattr(kriging, "_NUM_FIT", 100)
+
+
+def test_fit_predicts_a_smooth_function_with_calibrated_intervals(quick_fit, rng):
   coords, queries = rng.random((600, 2)), rng.random((500, 2))
 
   def truth(x):
@@ -80,7 +85,7 @@ def test_vecchia_process_agrees_with_local_kriging(rng):
   np.testing.assert_allclose(found.mean, expected.mean, atol=0.1)
 
 
-def test_fit_values_without_any_pattern_stays_finite(rng):
+def test_fit_values_without_any_pattern_stays_finite(quick_fit, rng):
   """On a grid of few days and hours, any short length has the same likelihood."""
   coords = rng.permutation(np.stack(np.divmod(np.arange(600), 24), axis=-1) / [364, 23])
   model = kriging.fit(coords, rng.normal(size=600))

@@ -317,7 +317,13 @@ def test_tree_objective_is_the_weighted_sum_of_its_parts(rng):
 
 
 @pytest.mark.parametrize(
-  "n, b, temperature", [(1, 2, 1.0), (9, 2, 1.0), (9, 2, 0.5), (9, 3, 0.5)]
+  "n, b, temperature",
+  [
+    (1, 2, 1.0),
+    pytest.param(9, 2, 1.0, marks=pytest.mark.slow),
+    pytest.param(9, 2, 0.5, marks=pytest.mark.slow),
+    (9, 3, 0.5),
+  ],
 )
 def test_tree_objective_routing_loss_equals_reference(n, b, temperature, rng):
   walk, arrays, leaf_weights, tree = _batch(rng, n, b)

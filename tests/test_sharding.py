@@ -214,7 +214,7 @@ def _readers(name, num_devices, num_paths, query_devices=None, **options):
 
 CASES = [
   # The model, devices, tokens, paths.
-  ("tca", 4, 20, 1),
+  pytest.param("tca", 4, 20, 1, marks=SLOW),
   pytest.param("tca", 8, 40, 3, marks=SLOW),
   ("relative_tca", 4, 20, 2),
   pytest.param("tca", 2, 18, 1, marks=SLOW),

@@ -31,9 +31,14 @@ REPEATED = (
   "activity_excerpt_",
   "copy_t256_",
   "copy_t512_",
-  "image_photos_",
+  "gp_ca",
+  "gp_perceiver",
+  "image_",
   "terrain_airports_",
+  "terrain_ca",
+  "terrain_perceiver",
   "terrain_retina_",
+  "terrain_tca",
 )
 
 # For each family: config, task, options that select a part of the evaluation, and the

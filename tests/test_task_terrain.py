@@ -138,6 +138,7 @@ def scaling(tmp_path_factory, params):
   return content
 
 
+@pytest.mark.slow
 def test_map_scaling_has_a_row_for_each_size_and_reader(scaling, tiny):
   assert tiny.largest_read / tiny.max_context == 6 / 32
   config = dataclasses.replace(TINY, num_paths=2)
@@ -157,6 +158,7 @@ def test_map_scaling_has_a_row_for_each_size_and_reader(scaling, tiny):
   assert len(parts) == 5 and grid["seconds"] == pytest.approx(sum(parts))
 
 
+@pytest.mark.slow
 def test_map_scaling_matches_a_plain_forward_pass(scaling, tiny, params):
   """The plain pass builds the tree in the model and reads all queries together."""
   context = jax.tree.map(lambda x: x[None, :64], tiny.map.train)
@@ -291,6 +293,7 @@ def test_table_of_rows_has_the_unit_and_build_times_of_models_and_baselines():
   assert lines[-2].split()[-1] == "1.50" and lines[-1].split()[-1] == "2.25"
 
 
+@pytest.mark.slow
 def test_terrain_task_retina_draws_grey_levels():
   pytest.importorskip("skimage", reason="its package is an extra")
   config = dataclasses.replace(TINY, dataset="retina", whole_map=0.5, num_context=64)

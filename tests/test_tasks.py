@@ -102,7 +102,15 @@ def _train_batch(task, step):
   return task.train_batch(task_lib.batch_rng(task.config.seed, step), step)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    # The samplers of these compile for long.
+    pytest.param(name, marks=pytest.mark.slow) if name in ("black_box", "surfaces")
+    else name
+    for name in TASKS
+  ],
+)  # fmt: skip
 def test_train_batch_is_a_function_of_seed_and_step(name, configs, task_of):
   task = functools.partial(task_of, name)
   a = task(seed=3)

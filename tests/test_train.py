@@ -147,9 +147,8 @@ def test_beam_widths_read_more_until_all_is_read(finished, tmp_path, capsys):
   assert written["command"] and "beam widths" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-  "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_train_killed_run_resumes_bit_for_bit(sent, tmp_path, finished):
   workdir = epath.Path(tmp_path / "run")
   process = _start(workdir)

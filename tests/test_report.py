@@ -14,6 +14,7 @@ from experiments.report_pages import benchmarks_page
 from experiments.report_pages import comparison
 from experiments.report_pages import growing
 from experiments.report_pages import large_contexts
+from experiments.report_pages import relative_reads
 from experiments.report_pages import results_page
 from experiments.report_pages import runs
 from experiments.report_pages import sharding
@@ -388,6 +389,26 @@ def test_beam_widths_worse_second_path_is_named(tmp_path):
   page = studies.beam_widths(runs.Results(tmp_path)).replace("\n", " ")
   assert "all leaves: 25% on GP, RBF kernel." in page
   assert "On Copy, T = 256, two paths are worse than one" in page
+
+
+def test_relative_reads_group_seeds_and_training_examples(tmp_path):
+  best = dict(ceiling_log_likelihood=2.0)
+  _write(tmp_path, "tca", GP, log_likelihood=1.5, **best)
+  assert not relative_reads.section(runs.Results(tmp_path))
+  longer = dict(GP, num_steps=200_000)
+  _write(tmp_path, "long", longer, log_likelihood=1.6, **best)
+  for seed, quality in ((0, 1.7), (1, 1.9)):
+    config = dict(longer, beam_width=1, seed=seed)
+    _write(tmp_path, str(seed), config, "relative_tca", log_likelihood=quality, **best)
+  eight = dict(longer, beam_width=8)
+  _write(tmp_path, "eight", eight, "relative_tca", log_likelihood=1.0)
+  found = _rows(relative_reads.section(runs.Results(tmp_path)), "GP, RBF kernel")
+  tokens = "25.0%"
+  assert [cells[1:] for cells in found] == [
+    ["Relative TCA", "1,600,000", tokens, "1.800 ± 0.141 (2 seeds)", "0.200"],
+    ["TCA", "1,600,000", tokens, "1.600", "0.400"],
+    ["TCA", "800,000", tokens, "1.500", "0.500"],
+  ]
 
 
 # --- Figures, GPU tables and the whole program.

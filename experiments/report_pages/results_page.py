@@ -3,6 +3,7 @@
 from experiments.report_pages import bayesopt
 from experiments.report_pages import comparison
 from experiments.report_pages import large_contexts
+from experiments.report_pages import relative_reads
 from experiments.report_pages import streaming
 from experiments.report_pages import studies
 from experiments.report_pages import text
@@ -19,6 +20,7 @@ def make(results: Results) -> str:
     comparison.only_published(results),
     comparison.calibration(results),
     comparison.latents(results),
+    relative_reads.section(results),
     large_contexts.section(results),
     zero_shot.section(results),
     streaming.section(results),

@@ -1,0 +1,70 @@
+"""Part of docs/results.md: nodes as they are seen from the query, on the paper's tasks."""
+
+from experiments.common import tables
+from experiments.common.systems import TITLES
+from experiments.report_pages import runs
+from experiments.report_pages import text
+from experiments.report_pages.runs import File
+from experiments.report_pages.runs import Results
+
+_MODELS = ("relative_tca", "tca", "ca")
+_DATA = tuple(row for row in runs.ROWS if {"kernel", "dataset"} & row.options.keys())
+# Options that select the same data; others select a number of steps.
+_NAMES = ("kernel", "dataset", "unseen")
+
+
+def section(results: Results) -> str:
+  """Relative reads along one path, beside the published forms."""
+  lines, paths = [], []
+  for row in _DATA:
+    options = {name: row.options[name] for name in _NAMES if name in row.options}
+    groups = _by_examples(results, options)
+    if not any(model == "relative_tca" for model, _ in groups):
+      continue
+    for (model, examples), files in groups.items():
+      paths += [file.path for file in files]
+      lines.append([row.title, TITLES[model], f"{examples:,}", *_cells(files)])
+  if not lines:
+    return ""
+  header = ["data set", "model", "training examples", "tokens read"]
+  header += ["log-likelihood", "below the exact posterior"]
+  return text.section(
+    "Nodes as they are seen from the query, along one path",
+    text.paragraph(
+      "Relative TCA follows one path to the nodes nearest to the query, and reads with"
+      " each node the two tokens on its border that are nearest"
+      " (`--model=relative_tca --beam_width=1 --border_tokens=2`; see"
+      " [Relative reads](concepts/relative.md)). A node with these tokens counts as one"
+      " token read. A training example is a function or an image; it counts each time it"
+      " is drawn. Runs with other batch sizes are evaluated on other functions of the"
+      " same distribution: compare their distances to the exact posterior."
+    ),
+    tables.markdown(header, lines),
+    text.links(paths),
+  )
+
+
+def _by_examples(
+  results: Results, options: runs.Options
+) -> dict[tuple[str, int], list[File]]:
+  """Groups runs by the model and the number of training examples."""
+  groups: dict[tuple[str, int], list[File]] = {}
+  for model in _MODELS:
+    for file in results.evaluations():
+      if file.matches({**options, "model": model}) and _reads_one_path(file):
+        examples = file.config["num_steps"] * file.config["batch_size"]
+        groups.setdefault((model, examples), []).append(file)
+  return groups
+
+
+def _reads_one_path(file: File) -> bool:
+  return file.config["model"] != "relative_tca" or file.config["beam_width"] == 1
+
+
+def _cells(files: list[File]) -> list[str]:
+  found, best = (
+    runs.mean(files, metric) for metric in ("log_likelihood", "ceiling_log_likelihood")
+  )
+  gap = "" if found is None or best is None else f"{best - found:.3f}"
+  tokens = f"{files[0].content['tokens_fraction_largest']:.1%}"
+  return [tokens, runs.cell(files, "log_likelihood"), gap]

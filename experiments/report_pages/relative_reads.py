@@ -21,7 +21,9 @@ def section(results: Results) -> str:
     groups = _by_examples(results, options)
     if not any(model == "relative_tca" for model, _ in groups):
       continue
-    for (model, examples), files in groups.items():
+    order = {model: number for number, model in enumerate(_MODELS)}
+    for model, examples in sorted(groups, key=lambda key: (order[key[0]], -key[1])):
+      files = groups[model, examples]
       paths += [file.path for file in files]
       lines.append([row.title, TITLES[model], f"{examples:,}", *_cells(files)])
   if not lines:
@@ -35,7 +37,7 @@ def section(results: Results) -> str:
       " each node the two tokens on its border that are nearest"
       " (`--model=relative_tca --beam_width=1 --border_tokens=2`; see"
       " [Relative reads](concepts/relative.md)). A node with these tokens counts as one"
-      " token read. A training example is a function or an image; it counts each time it"
+      " token read, although it has up to three values. A training example is a function or an image; it counts each time it"
       " is drawn. Runs with other batch sizes are evaluated on other functions of the"
       " same distribution: compare their distances to the exact posterior."
     ),

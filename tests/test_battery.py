@@ -291,6 +291,8 @@ UNUSED = [
   (CopyConfig, "train", dict(branch_factor=4, num_latents=4, model="perceiver"), "--branch_factor: no effect with --num_latents=4"),
   (GPConfig, "train", dict(order="kd", model="perceiver"), "--order: no effect with --model=perceiver"),
   (TerrainConfig, "train", dict(num_frequencies=3, position_skip=True, model="relative_ca"), "--num_frequencies, --position_skip: no effect with --model=relative_ca"),
+  (TerrainConfig, "train", dict(sees_location=True, model="ca"), "--sees_location: no effect with --model=ca"),
+  (GPConfig, "train", dict(sees_location=True, model="relative_ca", num_layers=1), "--sees_location: no effect with --num_layers=1"),
   (TerrainConfig, "train", dict(map_side=9, model="ca"), "--map_side: no effect with --model=ca"),
   # Parts of the objective without weight.
   (CopyConfig, "train", dict(baseline_value=1.0), "--baseline_value: no effect with --baseline=batch"),

@@ -107,3 +107,11 @@ def test_relative_options_reach_the_read_out():
   for name, value in (options | {"num_paths": 7}).items():
     assert getattr(built, renamed.get(name, name)) == value
   assert not systems.build_point_embedder(config, 3).sees_values
+
+
+@pytest.mark.parametrize("options", [dict(sees_location=True), dict(num_layers=2)])
+def test_relative_models_can_see_absolute_locations(options):
+  config = config_lib.Config(model="relative_tca", **options)
+  embedder = systems.build_point_embedder(config, 3)
+  assert isinstance(embedder, tca_jax.PointEmbedder) and embedder.num_frequencies == 3
+  assert not systems.unused_options(config, ["position_skip", *options], "train")

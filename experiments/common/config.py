@@ -202,6 +202,14 @@ class Config:
     " spread, in a relative model.",
     models=_RELATIVE,
   )
+  sees_location: bool = option(
+    "model",
+    False,
+    "Absolute locations in the queries and tokens of a relative model, for contexts that"
+    " share a frame, such as centred digits. With an encoder they are always there.",
+    models=_RELATIVE,
+    needs={"num_layers": (0,)},
+  )
   values_in_tokens: bool = option(
     "model",
     True,

@@ -242,7 +242,8 @@ def unused_options(config: Config, names: Iterable[str], mode: str) -> str:
 def _is_placeless(config: Config) -> bool:
   """Whether tokens are embedded without their locations, which the read-out sees."""
   # An encoder needs to know where tokens are.
-  return SYSTEMS[config.model].is_relative and not config.num_layers
+  sees_location = config.sees_location or config.num_layers > 0
+  return SYSTEMS[config.model].is_relative and not sees_location
 
 
 def build_point_embedder(config: Config, num_frequencies: int) -> nn.Module:

@@ -11,6 +11,10 @@ _MODELS = ("relative_tca", "tca", "ca")
 _DATA = tuple(row for row in runs.ROWS if {"kernel", "dataset"} & row.options.keys())
 # Options that select the same data; others select a number of steps.
 _NAMES = ("kernel", "dataset", "unseen")
+_FIGURES = {
+  "completion_relative.png": "Digits completed by Relative TCA along one path",
+  "photos_relative.png": "Photo patches completed by Relative TCA along one path",
+}
 
 
 def section(results: Results) -> str:
@@ -37,11 +41,17 @@ def section(results: Results) -> str:
       " each node the two tokens on its border that are nearest"
       " (`--model=relative_tca --beam_width=1 --border_tokens=2`; see"
       " [Relative reads](concepts/relative.md)). A node with these tokens counts as one"
-      " token read, although it has up to three values. A training example is a function or an image; it counts each time it"
+      " token read, although it has up to three values. On digits, queries also know"
+      " absolute locations (`--sees_location`). A training example is a function or an image; it counts each time it"
       " is drawn. Runs with other batch sizes are evaluated on other functions of the"
       " same distribution: compare their distances to the exact posterior."
     ),
     tables.markdown(header, lines),
+    *(
+      text.image(name, caption)
+      for name, caption in _FIGURES.items()
+      if (results.folder / name).exists()
+    ),
     text.links(paths),
   )
 

@@ -333,8 +333,12 @@ def test_needs_of_options_name_options_and_allowed_values(program):
         assert set(allowed) <= {*flags.MODES, *program.actions}
       elif allowed == "above 0":
         assert fields[other].metadata["at_least"] == 0
+      elif choices := config_lib.choices(fields[other]):
+        assert set(allowed) <= set(choices)
       else:
-        assert set(allowed) <= set(config_lib.choices(fields[other]))
+        limits = fields[other].metadata
+        assert {type(x) for x in allowed} == {type(fields[other].default)}
+        assert all(limits["at_least"] <= x < limits["below"] for x in allowed)
 
 
 def test_lock_is_released_when_the_run_ends(run, caplog):

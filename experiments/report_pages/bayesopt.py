@@ -26,7 +26,6 @@ def section(results: runs.Results) -> str:
     return ""
   rows, settings = content["rows"], content["settings"]
   origin = content["sessions"][-1]
-  figure = (results.folder / FIGURE).exists()
   return text.section(
     "Bayesian optimisation",
     text.paragraph(
@@ -57,9 +56,9 @@ def section(results: runs.Results) -> str:
       " longer than its steps; so the only run of a size can be far above the others."
     ),
     _table(rows, "seconds", ".1f"),
-    text.image(FIGURE, "Regret and time of a step against observations")
-    if figure
-    else "",
+    text.image(
+      results.folder, FIGURE, "Regret and time of a step against observations"
+    ),
     text.links([FILE]),
   )
 

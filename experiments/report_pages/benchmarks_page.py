@@ -111,10 +111,9 @@ def _benchmark(
       heading = f"### On a GPU: {file.content[0]['device']}"
     else:
       heading = f"### Another run: `{stem}.json`"
+    figure, caption = f"{_FOLDER}{stem}.png", "Time per query against context size"
     parts += [heading, *make_parts(file.content), text.links([file.path])]
-    figure = f"{_FOLDER}{stem}.png"
-    if (results.folder / figure).exists():
-      parts.append(text.image(figure, "Time per query against context size"))
+    parts.append(text.image(results.folder, figure, caption))
   return text.section(title, *parts)
 
 

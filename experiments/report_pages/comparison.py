@@ -183,11 +183,7 @@ def _pictures(results: Results) -> list[str]:
     "photos.png": "Photo patches completed by TCA, and the nodes that one query read",
     "activity.png": "Exercises recognised by TCA, and the nodes that one query read",
   }
-  return [
-    text.image(name, caption)
-    for name, caption in captions.items()
-    if (results.folder / name).exists()
-  ]
+  return [text.image(results.folder, *item) for item in captions.items()]
 
 
 def only_published(results: Results) -> str:

@@ -96,7 +96,7 @@ def section(results: Results) -> str:
     ),
     *map_grids.parts(by_map),
     _whole_maps(results),
-    _picture(results),
+    *_pictures(results),
   )
 
 
@@ -179,9 +179,11 @@ def _map(results: Results, name: str, files: list[runs.File]) -> list[str]:
       _scale(name),
     ),
     tables.markdown(header, lines),
-    text.image(figure, f"Quality, calibration and time against context size, {name}")
-    if (results.folder / figure).exists()
-    else "",
+    text.image(
+      results.folder,
+      figure,
+      f"Quality, calibration and time against context size, {name}",
+    ),
     text.links(file.path for file in [*files, *seeds[1:]]),
   ]
 
@@ -308,7 +310,6 @@ def _whole_maps(results: Results) -> str:
   )
 
 
-def _picture(results: Results) -> str:
-  found = [x for x in ("terrain.png", "retina.png") if (results.folder / x).exists()]
+def _pictures(results: Results) -> list[str]:
   caption = "A map completed from 1 % of its points, and the nodes that one query read"
-  return "\n\n".join(text.image(file, caption) for file in found)
+  return [text.image(results.folder, x, caption) for x in ("terrain.png", "retina.png")]

@@ -22,14 +22,12 @@ def section(results: Results) -> str:
   lines, paths = [], []
   for row in _DATA:
     options = {name: row.options[name] for name in _NAMES if name in row.options}
-    groups = _by_examples(results, options)
-    if not any(model == "relative_tca" for model, _ in groups):
+    if not _by_examples(results, options, "relative_tca"):
       continue
-    order = {model: number for number, model in enumerate(_MODELS)}
-    for model, examples in sorted(groups, key=lambda key: (order[key[0]], -key[1])):
-      files = groups[model, examples]
-      paths += [file.path for file in files]
-      lines.append([row.title, TITLES[model], f"{examples:,}", *_cells(files)])
+    for model in _MODELS:
+      for examples, files in _by_examples(results, options, model):
+        paths += [file.path for file in files]
+        lines.append([row.title, TITLES[model], f"{examples:,}", *_cells(files)])
   if not lines:
     return ""
   header = ["data set", "model", "training examples", "tokens read"]
@@ -41,36 +39,29 @@ def section(results: Results) -> str:
       " each node the two tokens on its border that are nearest"
       " (`--model=relative_tca --beam_width=1 --border_tokens=2`; see"
       " [Relative reads](concepts/relative.md)). A node with these tokens counts as one"
-      " token read, although it has up to three values. On digits, queries also know"
-      " absolute locations (`--sees_location`). A training example is a function or an image; it counts each time it"
-      " is drawn. Runs with other batch sizes are evaluated on other functions of the"
+      " token read, although it has up to three values. Unlike the other models, it"
+      " embeds no absolute locations, except on digits (`--sees_location`). A training"
+      " example is a function or an image; it counts each time it is drawn. Runs with other batch sizes are evaluated on other functions of the"
       " same distribution: compare their distances to the exact posterior."
     ),
     tables.markdown(header, lines),
-    *(
-      text.image(name, caption)
-      for name, caption in _FIGURES.items()
-      if (results.folder / name).exists()
-    ),
+    *(text.image(results.folder, *item) for item in _FIGURES.items()),
     text.links(paths),
   )
 
 
 def _by_examples(
-  results: Results, options: runs.Options
-) -> dict[tuple[str, int], list[File]]:
-  """Groups runs by the model and the number of training examples."""
-  groups: dict[tuple[str, int], list[File]] = {}
-  for model in _MODELS:
-    for file in results.evaluations():
-      if file.matches({**options, "model": model}) and _reads_one_path(file):
-        examples = file.config["num_steps"] * file.config["batch_size"]
-        groups.setdefault((model, examples), []).append(file)
-  return groups
-
-
-def _reads_one_path(file: File) -> bool:
-  return file.config["model"] != "relative_tca" or file.config["beam_width"] == 1
+  results: Results, options: runs.Options, model: str
+) -> list[tuple[int, list[File]]]:
+  """The runs of a model for each number of training examples, the largest first."""
+  if model == "relative_tca":
+    options = {**options, "beam_width": 1}
+  groups: dict[int, list[File]] = {}
+  for file in results.evaluations():
+    if file.matches({**options, "model": model}):
+      examples = file.config["num_steps"] * file.config["batch_size"]
+      groups.setdefault(examples, []).append(file)
+  return sorted(groups.items(), reverse=True)
 
 
 def _cells(files: list[File]) -> list[str]:

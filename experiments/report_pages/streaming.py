@@ -33,9 +33,9 @@ def section(results: runs.Results) -> str:
       "`python -m experiments.stream` makes this result.",
     ),
     _table(rows, unit),
-    text.image(FIGURE, "A map predicted while its points arrive, and the error")
-    if (results.folder / FIGURE).exists()
-    else "",
+    text.image(
+      results.folder, FIGURE, "A map predicted while its points arrive, and the error"
+    ),
     text.links([FILE]),
   )
 

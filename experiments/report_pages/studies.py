@@ -126,9 +126,7 @@ def ablations(results: Results) -> str:
         name.replace("_", " ").capitalize(),
         text.paragraph(_task(rows[0]["config"]), _GRIDS.get(name, ""), _range(rows)),
         tables.markdown(header, lines),
-        text.image(figure, f"Learning curves of the grid {name}")
-        if (results.folder / figure).exists()
-        else "",
+        text.image(results.folder, figure, f"Learning curves of the grid {name}"),
         text.links([file.path]),
         level=3,
       )
@@ -212,10 +210,10 @@ def regression(results: Results) -> str:
     ),
     tables.markdown([*header, "training functions"], lines),
     text.image(
-      "functions.png", "Two functions predicted, and the nodes that queries read"
-    )
-    if (results.folder / "functions.png").exists()
-    else "",
+      results.folder,
+      "functions.png",
+      "Two functions predicted, and the nodes that queries read",
+    ),
     text.links(paths),
   )
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import textwrap
 
+from etils import epath
+
 _RESULTS = "../results"  # as seen from docs/
 _WIDTH = 88
 
@@ -58,9 +60,9 @@ def links(paths: Iterable[str]) -> str:
   return _wrap(f"JSON: {', '.join(map(link, unique))}.") if unique else ""
 
 
-def image(path: str, caption: str) -> str:
-  """Embeds a figure of the results folder."""
-  return f"![{caption}]({_RESULTS}/{path})"
+def image(folder: epath.Path, path: str, caption: str) -> str:
+  """Embeds a figure of the results folder; "" if the folder does not have it."""
+  return f"![{caption}]({_RESULTS}/{path})" if (folder / path).exists() else ""
 
 
 def listed(words: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 # The folder stays, so that the next run compiles little; `make clean` deletes it.
 _CACHE = pathlib.Path(__file__).parent.parent / ".compilations"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Tracing makes many objects that live long: few collections find as much garbage.
 gc.set_threshold(100_000, 20, 50)

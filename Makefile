@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Tests that need the library, its dependencies and the small extras only.
-LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention bucketing checkpoint checks embedders \
+LIBRARY_TESTS := tca_jax $(patsubst %,tests/test_%.py,attention bucketing checkpoint checks covariance embedders \
   growth heads layers library_battery masking memory node_kriging objectives read_outs relative retreever retrieval \
   serving sharding statistics storage tree)
 # Options of pytest-xdist, the plugin that runs tests in parallel.

@@ -4,6 +4,8 @@ from tca_jax import attention
 from tca_jax import bucketing
 from tca_jax import checkpoint
 from tca_jax import checks
+from tca_jax import covariance
+from tca_jax import covariance_fit
 from tca_jax import growth
 from tca_jax import masking
 from tca_jax import memory
@@ -106,6 +108,8 @@ __all__ = [
   "check_context",
   "checkpoint",
   "checks",
+  "covariance",
+  "covariance_fit",
   "cross_attention",
   "growth",
   "load",

@@ -37,6 +37,7 @@ from tca_jax.renewal import GrowingMemory
 from tca_jax.renewal import NodeFunctions
 from tca_jax.renewal import set_leaves
 from tca_jax.renewal import set_rows
+from tca_jax.sharded_building import log_likelihoods
 from tca_jax.statistics import node_statistics
 
 __all__ = [
@@ -312,7 +313,10 @@ def _build(
     else:  # no summaries
       levels = tuple(x.centroid[:, :0] for x in statistics.levels)
     summaries = [functions.project(level) for level in levels]
-    memory: typing.Any = node_memory.pack_nodes(tree, statistics, summaries)
+    evidence = None
+    if functions.noise is not None:
+      evidence = log_likelihoods(tree, statistics, functions.noise)
+    memory: typing.Any = node_memory.pack_nodes(tree, statistics, summaries, evidence)
     nodes = memory_lib.join_levels(levels, branch_factor)
   else:
     levels = tree_lib.aggregate(functions.aggregate, tree, tokens)

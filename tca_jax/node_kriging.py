@@ -5,108 +5,25 @@ geostatistics it uses the observations nearest to a location. Here it uses the n
 a query reads. The value of a node is the mean over its tokens, so covariances are those
 of averages; for a leaf they are those of the observation.
 
-Every query has a covariance function of its own, which a network chooses. It is a sum of
-squared exponentials of fixed lengths, in units of the query's local length. Such a sum
-approximates the usual covariance functions, smooth and rough.
+Every query has a covariance function of its own, see `covariance`, in the units of its
+`LocalFrame`.
 """
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from tca_jax.covariance import Covariance
 from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tca_jax.relative import residual_values
 
-__all__ = ["LENGTHS", "Covariance", "krige", "limited_exp", "nearest_of"]
-
-# The lengths of the squared exponentials, in units of the local length.
-LENGTHS = tuple(0.6 * 2.5**i for i in range(4))
+__all__ = ["krige", "nearest_of"]
 
 _JITTER = 1e-4  # smallest variance of noise, relative to that of the process
 _SMALLEST = 1e-5  # smallest predicted variance, relative to that of the process
 _MARGIN = 0.5  # how far a mean may be outside of the values read, in local spreads
-_LARGEST_CHANGE = 8.0  # of the logarithm of a variance, by the network
-_DEFAULT_NOISE = -6.0  # the logarithm of the variance of the noise
-_ROUGHNESS = 0.7  # the variances of the exponentials grow as length**(2 * roughness)
-
-
-@chex.dataclass(frozen=True)
-class Covariance:
-  """A covariance function for each query, in the units of its `LocalFrame`.
-
-  The covariance of the values at two locations of distance d is
-
-    constant + sum over l of variances[l] * exp(-d**2 / (2 * LENGTHS[l]**2)).
-
-  Attributes:
-    variances: `[..., L]` float32, positive, L = len(LENGTHS).
-    constant: `[...]` float32, positive, the variance of an unknown constant.
-    noise: `[...]` float32, positive, the variance of the noise of one observation.
-  """
-
-  variances: jax.Array
-  constant: jax.Array
-  noise: jax.Array
-
-  @classmethod
-  def from_changes(cls, changes: jax.Array) -> "Covariance":
-    """The covariance function by its difference from a default one.
-
-    Args:
-      changes: `[..., L + 2]`, added to the logarithms of the variances, of the constant
-        and of the noise, after being limited to (-8, 8).
-
-    >>> Covariance.from_changes(jnp.zeros(len(LENGTHS) + 2)).constant.item()
-    1.0
-    """
-    default = np.exp(
-      [*(2 * _ROUGHNESS * np.log(LENGTHS)), 0.0, _DEFAULT_NOISE], dtype=np.float32
-    )
-    default = jnp.expand_dims(default, range(changes.ndim - 1))
-    variances, constant, noise = jnp.split(
-      default * limited_exp(changes), [len(LENGTHS), len(LENGTHS) + 1], axis=-1
-    )
-    return cls(variances=variances, constant=constant[..., 0], noise=noise[..., 0])
-
-  @property
-  def variance(self) -> jax.Array:
-    """`[...]`, the variance of a value, without noise."""
-    return self.constant + jnp.sum(self.variances, axis=-1)
-
-  def between(self, square: jax.Array, spread: jax.Array, num_axes: int) -> jax.Array:
-    """Computes covariances of averages over locations.
-
-    The tokens of a node are taken as normally distributed around its centroid.
-
-    Args:
-      square: `[..., *n]`, the squared distances of pairs of centroids.
-      spread: `[..., *n]`, the sums of the two variances of the tokens' locations, of one
-        axis; 0 for two observations.
-      num_axes: C, the number of axes.
-
-    Returns:
-      `[..., *n]`.
-    """
-
-    def expand(x: jax.Array) -> jax.Array:
-      return jnp.expand_dims(x, range(x.ndim, square.ndim))
-
-    total = expand(self.constant)
-    for i, length in enumerate(LENGTHS):
-      shrink = 1 / (1 + spread / length**2)
-      exponential = jnp.exp(square * shrink * (-0.5 / length**2))
-      total += expand(self.variances[..., i]) * shrink ** (num_axes / 2) * exponential
-    return total
-
-
-def limited_exp(change: jax.Array) -> jax.Array:
-  """Computes exp(x), where x is a change that is limited to (-8, 8), float32."""
-  change = change.astype(jnp.float32) / _LARGEST_CHANGE
-  return jnp.exp(_LARGEST_CHANGE * jnp.tanh(change))
 
 
 def nearest_of(
@@ -151,7 +68,7 @@ def krige(
     offset: `[..., S, C]`, from the query to each node's centroid.
     nodes: `Nodes` with axes `[..., S]`.
     frame: the `LocalFrame` with axes `[...]`.
-    covariance: the `Covariance` with axes `[...]`.
+    covariance: the `Covariance` with axes `[...]`, in the units of the frame.
 
   Returns:
     The mean, `[..., E]`, relative to `frame.reference` and in units of `frame.spread`;

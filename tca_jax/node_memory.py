@@ -78,12 +78,16 @@ class NodeMemory:
     domain: the `Domain` of the context.
     borders: `[R, b, 2 * C, C + E]` float32, the borders of these nodes, which a walk
       does not need; None if they are not kept.
+    evidence: `[K]` float32, how well covariance functions fit the tokens, see
+      `covariance_fit.log_likelihoods`; None if not measured. Tokens that join or leave
+      the memory do not change it until it is rebuilt.
   """
 
   tree: Tree
   rows: jax.Array
   domain: Domain
   borders: jax.Array | None = None
+  evidence: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True)
@@ -95,14 +99,19 @@ class PointMemory:
   Attributes:
     nodes: `Nodes` with axis `[N]`.
     domain: the `Domain` of the context.
+    evidence: see `NodeMemory`.
   """
 
   nodes: Nodes
   domain: Domain
+  evidence: jax.Array | None = None
 
 
 def pack_nodes(
-  tree: Tree, statistics: NodeStatistics, summaries: Sequence[jax.Array]
+  tree: Tree,
+  statistics: NodeStatistics,
+  summaries: Sequence[jax.Array],
+  evidence: jax.Array | None = None,
 ) -> NodeMemory:
   """Packs the statistics and summaries of one tree.
 
@@ -110,6 +119,7 @@ def pack_nodes(
     tree: the `Tree` of one context.
     statistics: its `NodeStatistics`.
     summaries: depth + 1 levels of `[b**l, W]`, in the order of `aggregate`.
+    evidence: see `NodeMemory`.
 
   Raises:
     ValueError: if the number of levels or a shape does not fit the tree.
@@ -140,6 +150,7 @@ def pack_nodes(
     rows=pack([pack_rows(*family) for family in families]),
     domain=statistics.domain,
     borders=pack(borders) if borders else None,
+    evidence=evidence,
   )
 
 
@@ -217,7 +228,7 @@ def leaf_nodes(memory: NodeMemory) -> PointMemory:
   sharded_tree.check_whole(memory.tree)
   slots = level_slots(memory.tree, memory.tree.depth)
   nodes = dataclasses.replace(slot_nodes(memory, slots), border=None)
-  return PointMemory(nodes=nodes, domain=memory.domain)
+  return PointMemory(nodes=nodes, domain=memory.domain, evidence=memory.evidence)
 
 
 def sibling_nodes(memory: NodeMemory, node: jax.Array) -> Nodes:

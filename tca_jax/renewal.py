@@ -40,11 +40,14 @@ class NodeFunctions(typing.NamedTuple):
       `[..., H, Dh]`, values `[..., H, Dv]`, and the policy's own keys or None. For a
       `NodeMemory`: summaries `[..., W]`.
     keep_border: whether a `NodeMemory` keeps the border of each node.
+    noise: `[]`, the variance of the noise for which the evidence of a `NodeMemory` is
+      measured when it is built; None means no evidence.
   """
 
   aggregate: Callable[..., jax.Array]
   project: Callable[[jax.Array], typing.Any]
   keep_border: bool = False
+  noise: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True)

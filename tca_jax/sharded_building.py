@@ -18,6 +18,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from tca_jax import covariance_fit
 from tca_jax import statistics as statistics_lib
 from tca_jax import tree as tree_lib
 from tca_jax.node_counts import even_counts
@@ -27,7 +28,13 @@ from tca_jax.statistics import Domain
 from tca_jax.statistics import NodeStatistics
 from tca_jax.tree import Tree
 
-__all__ = ["ORDERS", "aggregate", "build_sharded_tree", "node_statistics"]
+__all__ = [
+  "ORDERS",
+  "aggregate",
+  "build_sharded_tree",
+  "log_likelihoods",
+  "node_statistics",
+]
 
 # In a tree of these orders, the subtrees are trees of the same order.
 ORDERS: tuple[tree_lib.Order, ...] = ("kd", "given", "axis")
@@ -291,6 +298,34 @@ def node_statistics(
     upper.append(statistics_lib.merge_siblings(upper[-1], tree.branch_factor))
   domain = statistics_lib.domain_of_root(domain, upper[-1])
   return NodeStatistics(domain=domain, levels=(*reversed(upper), *own[1:]))
+
+
+def log_likelihoods(
+  tree: Tree, statistics: NodeStatistics, noise: jax.Array
+) -> jax.Array:
+  """Computes how well covariance functions fit the tokens of all devices.
+
+  Args:
+    tree: any tree.
+    statistics: the `NodeStatistics` that this device has.
+    noise: `[]` float32, positive, the variance of the noise.
+
+  Returns:
+    `[K]`, see `covariance_fit.log_likelihoods`.
+  """
+  leaves, domain = statistics.levels[-1], statistics.domain
+  value = leaves.mean + domain.value_origin
+  tokens = leaves.centroid, value, leaves.count > 0
+  if not isinstance(tree, ShardedTree):
+    return covariance_fit.log_likelihoods(*tokens, noise)
+  # The first tokens of a device come after the last ones of the device before.
+  ends = [(i, i + 1) for i in range(tree.num_devices - 1)]
+  before = jax.tree.map(
+    lambda x: jax.lax.ppermute(x, tree.axis_name, ends),
+    covariance_fit.last_tokens(*tokens),
+  )
+  own = covariance_fit.log_likelihoods(*tokens, noise, before)
+  return jax.lax.psum(own, tree.axis_name)
 
 
 def _measure_domain(tree: ShardedTree, coords: jax.Array, values: jax.Array) -> Domain:

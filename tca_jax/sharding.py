@@ -201,5 +201,7 @@ def _memory_specs(kind: type, axis_name: str) -> typing.Any:
     leaf_index=split, leaf_mask=split, root_count=_WHOLE, axis_name=axis_name
   )
   if kind is NodeMemory:
-    return NodeMemory(tree=tree, rows=split, domain=_WHOLE, borders=split)
+    return NodeMemory(
+      tree=tree, rows=split, domain=_WHOLE, borders=split, evidence=_WHOLE
+    )
   return TreeMemory(tree=tree, keys=split, values=split, policy_keys=split)

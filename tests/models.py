@@ -91,7 +91,7 @@ def draw(init, *arguments):
       return jnp.full(x.shape, names[-1] == "scale", x.dtype)
     if "covariance" in names:
       std = 0.01
-    elif names[-1] == "latents" or x.ndim == 1:
+    elif names[-1] == "latents" or x.ndim <= 1:
       std = 1.0
     else:
       std = x.shape[0] ** -0.5

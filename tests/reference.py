@@ -355,6 +355,34 @@ def krige(offsets, counts, sides, values, lengths, variances, constant, noise):
   return mean, np.sqrt(variance)
 
 
+def vecchia(locations, values, covariance, noise, window):
+  """The logarithm of the likelihood of values, each given some before it.
+
+  Args:
+    locations: `[n, C]`.
+    values: `[n, E]`, with mean 0; channels are independent.
+    covariance: a function of the distance.
+    noise: variance of the noise of a value.
+    window: how many places before a value the values are on which its density is
+      conditioned, in decreasing order, and last 0.
+
+  Returns:
+    The logarithm, without the constant -n * E * log(2 pi) / 2.
+  """
+  total = 0.0
+  for i in range(len(locations)):
+    places = [i - distance for distance in window if distance <= i]
+    near = locations[places]
+    distance = np.linalg.norm(near[:, None] - near[None], axis=-1)
+    among = covariance(distance) + noise * np.eye(len(near))
+    weights = np.linalg.solve(among[:-1, :-1], among[:-1, -1])
+    variance = among[-1, -1] - weights @ among[:-1, -1]
+    for channel in values[places].T:
+      error = channel[-1] - weights @ channel[:-1]
+      total -= 0.5 * (error**2 / variance + np.log(variance))
+  return total
+
+
 def tree_of_leaves(leaf_index, leaf_mask, b):
   """Builds nested nodes from the tokens in the leaf slots; any slot may be free."""
   depth = 0

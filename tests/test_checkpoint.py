@@ -170,7 +170,11 @@ CASES = {
     share_policy=False,
   ),
   "relative_ca": _read_out(
-    modules.RelativeCrossAttention, node_width=4, periods=(1.0, 2.0)
+    modules.RelativeCrossAttention,
+    node_width=4,
+    periods=(1.0, 2.0),
+    fits_covariance=True,
+    local_units=False,
   ),
   "relative_tca": _read_out(
     modules.RelativeTreeCrossAttention, node_width=4, num_layers=1, num_self_layers=1
@@ -181,7 +185,7 @@ CASES = {
 
 def test_cases_have_every_class_of_module():
   made = {type(module).__name__ for module, _, _ in CASES.values()}
-  abstract = {"DotProductReadOut", "GrowingReadOut", "ReadOut"}
+  abstract = {"DotProductReadOut", "GrowingReadOut", "ReadOut", "RelativeReadOut"}
   assert made == {name for name, _ in CLASSES} - abstract
 
 

@@ -486,6 +486,7 @@ MODELS = (
   ("tca", dict(share_policy=False, order="axis", axis=1)),
   ("relative_tca", dict()),
   ("relative_tca", dict(border_tokens=2)),
+  ("relative_tca", dict(fits_covariance=True, local_units=False)),
 )
 
 
@@ -513,8 +514,10 @@ def test_retreever_insert_equals_index_with_the_same_leaf_slots(name, options, r
   index = models.compiled(model, "index")
   expected = index(params, coords, values, mask, tree=growing.tree)
   if name == "relative_tca":
-    # The memory that grows keeps its origins.
+    # The memory that grows keeps its origins, and the fit of its covariance.
     expected = _move_origin(expected, growing.memory.domain)
+    assert (expected.evidence is None) != ("fits_covariance" in options)
+    expected = dataclasses.replace(expected, evidence=growing.memory.evidence)
   chex.assert_trees_all_close(growing.memory, expected, rtol=1e-5, atol=1e-5)
 
 

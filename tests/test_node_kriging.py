@@ -1,4 +1,4 @@
-"""Kriging of nodes: covariances of averages, predictions, and degenerate contexts."""
+"""Kriging of nodes: predictions, and degenerate contexts."""
 
 import functools
 
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from tca_jax import node_kriging
+from tca_jax.covariance import Covariance
+from tca_jax.covariance import LENGTHS
 from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tests import reference
 
 _krige = jax.jit(node_kriging.krige)
-_NUM_CHANGES = len(node_kriging.LENGTHS) + 2
+_NUM_CHANGES = len(LENGTHS) + 2
 
 
 def _nodes(rng, size, axes=2, channels=1, points=False):
@@ -46,24 +48,7 @@ def _frame(length=1.0, axes=2, channels=1, slope=0.0, reference=0.0, spread=1.0)
 
 def _covariance(rng):
   changes = rng.normal(size=_NUM_CHANGES)
-  return node_kriging.Covariance.from_changes(jnp.asarray(changes, jnp.float32))
-
-
-def test_covariances_of_averages_equal_numerical_integrals(rng):
-  # The mean over normal distributions, by Gauss-Hermite quadrature on one axis.
-  covariance = _covariance(rng)
-  points, weights = np.polynomial.hermite_e.hermegauss(40)
-  weights /= weights.sum()
-  for distance, first, second in ((0.0, 0.3, 0.0), (1.2, 0.5, 0.7), (4.0, 2.0, 0.1)):
-    gap = distance + first * points[:, None] - second * points[None]
-    one_by_one = covariance.between(
-      jnp.asarray(gap.ravel() ** 2, jnp.float32), jnp.zeros(gap.size), 1
-    )
-    expected = np.sum(np.outer(weights, weights).ravel() * np.asarray(one_by_one))
-    found = covariance.between(
-      jnp.array([distance**2]), jnp.array([first**2 + second**2]), 1
-    )
-    np.testing.assert_allclose(found, [expected], rtol=1e-4)
+  return Covariance.default().changed(jnp.asarray(changes, jnp.float32))
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -77,7 +62,7 @@ def test_krige_equals_the_reference(axes, points, rng):
       *(np.asarray(x, np.float64) for x in (offset, nodes.count)),
       np.asarray(nodes.high - nodes.low, np.float64),
       np.asarray(nodes.mean[:, 0], np.float64),
-      node_kriging.LENGTHS,
+      LENGTHS,
       *(np.asarray(x, np.float64) for x in (covariance.variances, covariance.constant)),
       np.float64(covariance.noise),
     )
@@ -104,7 +89,7 @@ def test_krige_of_several_channels_and_queries_is_that_of_each(rng):
   offset, nodes = jax.tree.map(lambda *x: jnp.stack(x), *parts)
   frame = _frame(channels=2)
   frames = jax.tree.map(lambda x: jnp.stack([x] * 3), frame)
-  covariance = node_kriging.Covariance.from_changes(changes)
+  covariance = Covariance.default().changed(changes)
   mean, std = _krige(offset, nodes, frames, covariance)
   assert mean.shape == (3, 2) and std.shape == (3,)
   for i, (one_offset, one) in enumerate(parts):
@@ -132,7 +117,7 @@ def test_krige_at_an_observation_without_noise_returns_it(rng):
   offset, nodes = _nodes(rng, 10, points=True)
   offset = offset - offset[3][None]
   changes = jnp.zeros(_NUM_CHANGES).at[-1].set(-8.0)
-  covariance = node_kriging.Covariance.from_changes(changes)
+  covariance = Covariance.default().changed(changes)
   mean, std = _krige(offset, nodes, _frame(), covariance)
   np.testing.assert_allclose(mean, nodes.mean[3], rtol=0, atol=0.05)
   assert std < 0.2
@@ -169,7 +154,7 @@ def test_gradients_are_finite_for_every_covariance_function(scale, rng):
   offset = scale * offset
 
   def total(offset, values, changes):
-    covariance = node_kriging.Covariance.from_changes(changes)
+    covariance = Covariance.default().changed(changes)
     mean, std = _krige(offset, nodes.replace(mean=values), _frame(), covariance)
     return jnp.sum(mean) + jnp.log(std)
 

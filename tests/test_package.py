@@ -59,6 +59,8 @@ SURFACE = {
     "check_context",
     "checkpoint",
     "checks",
+    "covariance",
+    "covariance_fit",
     "cross_attention",
     "growth",
     "load",
@@ -110,6 +112,14 @@ SURFACE = {
     "check_sizes",
     "clean_context",
     "is_traced",
+  ],
+  "tca_jax.covariance": ["LENGTHS", "Covariance", "limited_exp"],
+  "tca_jax.covariance_fit": [
+    "LENGTHS",
+    "NUM_CANDIDATES",
+    "average",
+    "last_tokens",
+    "log_likelihoods",
   ],
   "tca_jax.description": [
     "build",
@@ -234,6 +244,7 @@ SURFACE = {
     "RelativeCrossAttention",
     "RelativeTreeCrossAttention",
   ],
+  "tca_jax.modules.relative_layers": ["RelativeReadOut"],
   "tca_jax.modules.retreever": [
     "Prediction",
     "ReTreever",
@@ -243,13 +254,7 @@ SURFACE = {
     "aggregate",
     "build_or_check",
   ],
-  "tca_jax.node_kriging": [
-    "Covariance",
-    "LENGTHS",
-    "krige",
-    "limited_exp",
-    "nearest_of",
-  ],
+  "tca_jax.node_kriging": ["krige", "nearest_of"],
   "tca_jax.node_memory": [
     "NodeMemory",
     "Nodes",
@@ -327,6 +332,7 @@ SURFACE = {
     "ORDERS",
     "aggregate",
     "build_sharded_tree",
+    "log_likelihoods",
     "node_statistics",
   ],
   "tca_jax.sharded_tree": [

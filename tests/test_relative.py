@@ -1,5 +1,6 @@
 """Relative reads: the nearest nodes, local units, features, and their invariances."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import tca_jax
+from tca_jax import covariance_fit
 from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import statistics
@@ -288,12 +290,24 @@ def test_child_features_are_relative_to_the_parent(keep_border, rng):
 # --- The read-outs.
 
 
+FITTED = dict(fits_covariance=True, local_units=False)
+
+
 @pytest.fixture(params=[*models.RELATIVE, "border"])
 def free_model(request):
   """A model whose predictions follow shifts, scales and affine maps."""
   if request.param == "border":
     return models.model("relative_tca", sees_scale=False, border_tokens=2)
   return models.model(request.param, sees_scale=False)
+
+
+@pytest.fixture(params=[*models.RELATIVE, "border", "fitted"])
+def any_model(request):
+  if request.param == "fitted":
+    return models.model("relative_tca", **FITTED)
+  border = dict(border_tokens=2) if request.param == "border" else {}
+  name = "relative_tca" if border else request.param
+  return models.model(name, sees_scale=False, **border)
 
 
 def _predict(model, coords, values, query_coords, mask):
@@ -324,22 +338,22 @@ def test_predictions_follow_shift_scale_and_affine_maps(free_model, rng):
     np.testing.assert_allclose(new_std / slope, std, rtol=2e-3)
 
 
-def test_predictions_do_not_depend_on_the_order_of_the_context(free_model, rng):
+def test_predictions_do_not_depend_on_the_order_of_the_context(any_model, rng):
   coords, values, query_coords, mask = models.inputs(rng)
-  expected = _predict(free_model, coords, values, query_coords, mask)
+  expected = _predict(any_model, coords, values, query_coords, mask)
   order = rng.permutation(coords.shape[1])
   found = _predict(
-    free_model, coords[:, order], values[:, order], query_coords, mask[:, order]
+    any_model, coords[:, order], values[:, order], query_coords, mask[:, order]
   )
   np.testing.assert_allclose(found, expected, **models.ROUNDED)
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
-def test_gradients_of_degenerate_contexts_are_finite(free_model, name, rng):
+def test_gradients_of_degenerate_contexts_are_finite(any_model, name, rng):
   inputs = [x[None] for x in _degenerate(name, rng)]
   inputs[2] = inputs[2][:, None]
   chex.assert_tree_all_finite(
-    _loss_and_gradient(free_model)(models.params(free_model), *inputs)
+    _loss_and_gradient(any_model)(models.params(any_model), *inputs)
   )
 
 
@@ -352,9 +366,12 @@ def _loss_and_gradient(model):
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
 
 
-def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(rng):
+@pytest.mark.parametrize("options", [{}, FITTED])
+def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(
+  options, rng
+):
   tree_model, flat_model = (
-    models.model(name, summary_width=0) for name in models.RELATIVE
+    models.model(name, summary_width=0, **options) for name in models.RELATIVE
   )
   params = models.params(tree_model)
   coords, values, query_coords, mask = models.inputs(rng)
@@ -395,7 +412,7 @@ def test_relative_cross_attention_in_chunks_equals_at_once(rng, monkeypatch):
   model = models.model("relative_ca")
   params, inputs = models.params(model), models.inputs(rng)
   expected = models.compiled(model)(params, *inputs).output
-  monkeypatch.setattr("tca_jax.modules.relative._MAX_TOKENS", 3 * 3 * 11)
+  monkeypatch.setattr("tca_jax.modules.relative_layers._MAX_TOKENS", 3 * 3 * 11)
   found = jax.jit(model.apply)(params, *inputs).output
   chex.assert_trees_all_close(found, expected, **models.ROUNDED)
 
@@ -433,6 +450,19 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
       apply(tokens, coords, values=bad, method="index")
 
 
+def test_fitted_covariance_is_that_of_the_whole_context(rng):
+  """Values far from the query tell how the values near it vary."""
+  model = models.model("relative_tca", num_paths=1, **FITTED)
+  params = models.params(model)
+  coords, values, query_coords, mask = models.inputs(rng)
+  memory = models.compiled(model, "index")(params, coords, values, mask)
+  assert memory.evidence.shape == (len(coords), covariance_fit.NUM_CANDIDATES)
+  read = models.compiled(model, "read")
+  found = read(params, memory, query_coords).output.std
+  flipped = dataclasses.replace(memory, evidence=-memory.evidence)
+  assert not np.allclose(read(params, flipped, query_coords).output.std, found)
+
+
 @pytest.mark.parametrize(
   "options, message",
   [
@@ -444,6 +474,11 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
       dict(summary_width=0, values_in_tokens=False, geometry_in_tokens=False),
       "summary_width must be at least 1 without values_in_tokens",
     ),
+    (
+      dict(fits_covariance=True),
+      "fits_covariance needs .* local_units=False; got num_kriged=32, local_units=True",
+    ),
+    (FITTED | dict(num_kriged=0), "fits_covariance needs num_kriged of at least 1"),
   ],
 )
 def test_relative_read_out_bad_option_raises(options, message):
@@ -470,6 +505,7 @@ def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
   [
     dict(num_self_layers=1),
     dict(local_units=False, border_tokens=2),
+    FITTED,
     dict(num_kriged=0),
     dict(periods=(2.0, 0.0)),
     *(

@@ -94,6 +94,7 @@ def test_relative_options_reach_the_read_out():
     geometry_in_tokens=False,
     geometry_in_logits=False,
     kriged_nodes=9,
+    fits_covariance=True,
   )
   config = config_lib.Config(
     model="relative_tca", num_layers=0, beam_width=7, **options

@@ -239,6 +239,14 @@ class Config:
     at_least=0,
     models=_RELATIVE,
   )
+  fits_covariance: bool = option(
+    "model",
+    False,
+    "Kriging by the covariance function that fits the values of the whole context, for"
+    " functions that vary alike everywhere; otherwise each query chooses one.",
+    models=_RELATIVE,
+    needs={"kriged_nodes": "above 0", "local_units": (False,)},
+  )
   num_latents: int = option(
     "model",
     0,

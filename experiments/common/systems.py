@@ -123,6 +123,7 @@ def _relative(config: Config) -> dict[str, typing.Any]:
     geometry_in_tokens=config.geometry_in_tokens,
     geometry_in_logits=config.geometry_in_logits,
     num_kriged=config.kriged_nodes,
+    fits_covariance=config.fits_covariance,
     **_shared(config),
   )
 

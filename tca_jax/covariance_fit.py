@@ -124,7 +124,8 @@ def log_likelihoods(
     """`[n, K]`, of each token and that which is `distance` before."""
     offset = location - jnp.roll(location, distance, axis=0)
     square = jnp.sum(offset**2, axis=-1, keepdims=True)
-    exponentials = jnp.exp(square * np.float32(-0.5 / np.square(LENGTHS))[None])
+    rates = np.asarray(-0.5 / np.square(LENGTHS), np.float32)[None]
+    exponentials = jnp.exp(square * rates)
     return jnp.matmul(exponentials, _variances().T, precision="highest")
 
   # The tokens of a window, of which the last is that whose density is computed. By

@@ -461,6 +461,9 @@ def test_fitted_covariance_is_that_of_the_whole_context(rng):
   found = read(params, memory, query_coords).output.std
   flipped = dataclasses.replace(memory, evidence=-memory.evidence)
   assert not np.allclose(read(params, flipped, query_coords).output.std, found)
+  without = dataclasses.replace(memory, evidence=None)
+  with pytest.raises(ValueError, match="index the context by a model with fits_cov"):
+    read(params, without, query_coords)
 
 
 @pytest.mark.parametrize(

@@ -400,14 +400,21 @@ def test_relative_reads_group_seeds_and_training_examples(tmp_path):
   for seed, quality in ((0, 1.7), (1, 1.9)):
     config = dict(longer, beam_width=1, seed=seed)
     _write(tmp_path, str(seed), config, "relative_tca", log_likelihood=quality, **best)
+  fitted = dict(GP, beam_width=1, fits_covariance=True)
+  calibrated = dict(log_likelihood=1.85, coverage_90=0.889, **best)
+  _write(tmp_path, "fitted", fitted, "relative_tca", **calibrated)
   eight = dict(longer, beam_width=8)
   _write(tmp_path, "eight", eight, "relative_tca", log_likelihood=1.0)
   found = _rows(relative_reads.section(runs.Results(tmp_path)), "GP, RBF kernel")
   tokens = "25.0%"
   assert [cells[1:] for cells in found] == [
-    ["Relative TCA", "1,600,000", tokens, "1.800 ± 0.141 (2 seeds)", "0.200"],
-    ["TCA", "1,600,000", tokens, "1.600", "0.400"],
-    ["TCA", "800,000", tokens, "1.500", "0.500"],
+    ["Relative TCA", "1,600,000", tokens, "1.800 ± 0.141 (2 seeds)", "0.200", ""],
+    [
+      *("Relative TCA, fitted covariance", "800,000", tokens, "1.850", "0.150"),
+      "88.9%",
+    ],
+    ["TCA", "1,600,000", tokens, "1.600", "0.400", ""],
+    ["TCA", "800,000", tokens, "1.500", "0.500", ""],
   ]
 
 

@@ -25,13 +25,13 @@ def section(results: Results) -> str:
     if not _by_examples(results, options, "relative_tca"):
       continue
     for model in _MODELS:
-      for examples, files in _by_examples(results, options, model):
+      for (examples, title), files in _by_examples(results, options, model):
         paths += [file.path for file in files]
-        lines.append([row.title, TITLES[model], f"{examples:,}", *_cells(files)])
+        lines.append([row.title, title, f"{examples:,}", *_cells(files)])
   if not lines:
     return ""
   header = ["data set", "model", "training examples", "tokens read"]
-  header += ["log-likelihood", "below the exact posterior"]
+  header += ["log-likelihood", "below the exact posterior", "within 90 %"]
   return text.section(
     "Nodes as they are seen from the query, along one path",
     text.paragraph(
@@ -40,9 +40,12 @@ def section(results: Results) -> str:
       " (`--model=relative_tca --beam_width=1 --border_tokens=2`; see"
       " [Relative reads](concepts/relative.md)). A node with these tokens counts as one"
       " token read, although it has up to three values. Unlike the other models, it"
-      " embeds no absolute locations, except on digits (`--sees_location`). A training"
-      " example is a function or an image; it counts each time it is drawn. Runs with other batch sizes are evaluated on other functions of the"
-      " same distribution: compare their distances to the exact posterior."
+      " embeds no absolute locations, except on digits (`--sees_location`). With a fitted"
+      " covariance (`--fits_covariance`), the nodes are interpolated by the covariance"
+      " function that fits all values of the context; otherwise each query chooses one."
+      " A training example is a function or an image; it counts each time it is drawn."
+      " Runs with other batch sizes are evaluated on other functions of the same"
+      " distribution: compare their distances to the exact posterior."
     ),
     tables.markdown(header, lines),
     *(text.image(results.folder, *item) for item in _FIGURES.items()),
@@ -52,15 +55,17 @@ def section(results: Results) -> str:
 
 def _by_examples(
   results: Results, options: runs.Options, model: str
-) -> list[tuple[int, list[File]]]:
-  """The runs of a model for each number of training examples, the largest first."""
+) -> list[tuple[tuple[int, str], list[File]]]:
+  """The runs of a model for each number of examples, the largest first, and title."""
   if model == "relative_tca":
     options = {**options, "beam_width": 1}
-  groups: dict[int, list[File]] = {}
+  groups: dict[tuple[int, str], list[File]] = {}
   for file in results.evaluations():
     if file.matches({**options, "model": model}):
-      examples = file.config["num_steps"] * file.config["batch_size"]
-      groups.setdefault(examples, []).append(file)
+      config = file.config
+      fitted = ", fitted covariance" if config.get("fits_covariance") else ""
+      examples = config["num_steps"] * config["batch_size"]
+      groups.setdefault((examples, TITLES[model] + fitted), []).append(file)
   return sorted(groups.items(), reverse=True)
 
 
@@ -70,4 +75,6 @@ def _cells(files: list[File]) -> list[str]:
   )
   gap = "" if found is None or best is None else f"{best - found:.3f}"
   tokens = f"{files[0].content['tokens_fraction_largest']:.1%}"
-  return [tokens, runs.cell(files, "log_likelihood"), gap]
+  inside = runs.mean(files, "coverage_90")
+  calibration = "" if inside is None else f"{inside:.1%}"
+  return [tokens, runs.cell(files, "log_likelihood"), gap, calibration]

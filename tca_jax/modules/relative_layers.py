@@ -3,9 +3,9 @@
 They replace the absolute coordinates of the published model by offsets from the query,
 see `tca_jax.relative`. Every node that a query reads becomes a token made of its
 location, extent, count and values relative to the query, and of a learned summary.
-What the query has read decides by which covariance function the values of the nearest
-nodes are interpolated, see `tca_jax.node_kriging`; the head corrects the result. This
-function can start from one that fits the whole context, see `tca_jax.covariance_fit`.
+The values of the nearest nodes are interpolated by kriging, see `tca_jax.node_kriging`,
+and the head corrects the result. What the query has read decides by which covariance
+function, or it is one that fits the whole context, see `tca_jax.covariance_fit`.
 """
 
 from collections.abc import Sequence
@@ -64,8 +64,9 @@ class RelativeReadOut(ReadOut):
     geometry_in_logits: whether a bias per head of the attention logits does.
     num_kriged: the largest number of nodes, the nearest ones, whose values are
       interpolated by kriging; 0 means no kriging, and predictions relative to a plane.
-    fits_covariance: whether the covariance function of the kriging starts from one that
-      fits the values of the whole context. Requires num_kriged, and no local_units.
+    fits_covariance: whether the kriging uses the covariance function that fits the
+      values of the whole context; otherwise each query chooses one. Needs num_kriged of
+      at least 1, and local_units=False.
     periods: the period of each axis, see `tca_jax.relative`.
   """
 
@@ -195,16 +196,23 @@ class RelativeReadOut(ReadOut):
       length = jnp.log(frame.length)[..., None]
       scale = jnp.concatenate([length, jnp.log(frame.spread), origin], axis=-1)
       x = x + self.frame(scale.astype(self.dtype))
+    fitted = None
     if self.fits_covariance:
+      if memory.evidence is None:
+        raise ValueError(
+          "memory must have the evidence for a covariance function: index the context by"
+          " a model with fits_covariance"
+        )
       posterior = jax.nn.softmax(memory.evidence)[:, None]
+      fitted = covariance_fit.average(posterior, jnp.exp(self.log_noise))
       x = x + self.posterior(posterior.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       x = layer(x, tokens, bias[..., i, :, :], mask, train)
     if not self.num_kriged:
       return x, Units(origin=origin, scale=units.spread, std_scale=units.spread)
     nearest = node_kriging.nearest_of(*near, self.num_kriged)
-    if self.fits_covariance:
-      covariance = covariance_fit.average(posterior, self._noise())
+    if fitted is not None:
+      covariance = fitted
       frame = relative.absolute_frame(jnp.ones(x.shape[:-1]), domain)
     else:
       covariance = Covariance.default().changed(self.covariance(x))

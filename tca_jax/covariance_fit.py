@@ -7,10 +7,10 @@ compared: smooth functions (squared exponentials) and rough ones (Matern-3/2), o
 lengths and scales, for locations and values of order 1. Kriging then uses their average,
 in which a candidate weighs as much as it is probable.
 
-The likelihood is Vecchia's approximation: the product of the probability densities of
-each value given those of a few tokens before it. In the order of the leaves of a tree,
-these are near. A part of the tokens of a large context suffices. Queries only see the K
-likelihoods.
+The likelihood is the approximation of Vecchia (1988): the product of the probability
+densities of each value given those of a few tokens before it. In the order of the leaves
+of a tree, these are near. A part of the tokens of a large context suffices. Queries only
+see the K likelihoods.
 """
 
 import functools
@@ -74,7 +74,7 @@ def average(weights: jax.Array, noise: jax.Array) -> Covariance:
   shape = weights.shape[:-1]
   return Covariance(
     variances=jnp.matmul(weights, _variances(), precision="highest"),
-    constant=jnp.full(shape, _CONSTANT),
+    constant=jnp.full(shape, _CONSTANT, jnp.float32),
     noise=jnp.broadcast_to(noise, shape),
     lengths=LENGTHS,
   )

@@ -274,10 +274,11 @@ def split_off_border(
   where = offset_between(query[..., None, None, :], border[..., :axes], periods)
   distance = jnp.sum(where**2, axis=-1)
   left = dataclasses.replace(nodes, border=None)
+  sides = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
   parts = []
   for _ in range(num_tokens):
-    nearest = jnp.argmin(distance, axis=-1)[..., None]
-    chosen = jnp.arange(border.shape[-2], dtype=nearest.dtype) == nearest
+    nearest = jnp.argmin(distance, axis=-1).astype(jnp.int32)[..., None]
+    chosen = sides == nearest
     token = jnp.sum(jnp.where(chosen[..., None], border, 0), axis=-2)
     # One token can touch several sides.
     touched = jnp.all(border == token[..., None, :], axis=-1) & jnp.isfinite(distance)

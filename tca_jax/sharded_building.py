@@ -314,7 +314,7 @@ def log_likelihoods(
     `[K]`, see `covariance_fit.log_likelihoods`.
   """
   leaves, domain = statistics.levels[-1], statistics.domain
-  value = leaves.mean + domain.value_origin
+  value = leaves.mean + domain.value_origin[None]
   tokens = leaves.centroid, value, leaves.count > 0
   if not isinstance(tree, ShardedTree):
     return covariance_fit.log_likelihoods(*tokens, noise)

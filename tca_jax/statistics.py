@@ -252,7 +252,7 @@ def merge_siblings(children: LevelStatistics, b: int) -> LevelStatistics:
     sides = [children.border[:, :, i, i % axes] for i in range(2 * axes)]
     outward = jnp.stack([*(-x for x in sides[:axes]), *sides[axes:]], axis=-1)
     outermost = jnp.argmax(jnp.where(valid, outward, -jnp.inf), axis=1)  # [nodes, 2 C]
-    chosen = jnp.arange(b)[:, None] == outermost[:, None]
+    chosen = jnp.arange(b)[None, :, None] == outermost[:, None]
     border = jnp.sum(jnp.where(chosen[..., None], children.border, 0), axis=1)
   return LevelStatistics(
     count=total[:, 0],

@@ -24,11 +24,11 @@ def test_covariances_of_averages_equal_numerical_integrals(rng):
   for distance, first, second in ((0.0, 0.3, 0.0), (1.2, 0.5, 0.7), (4.0, 2.0, 0.1)):
     gap = distance + first * points[:, None] - second * points[None]
     one_by_one = covariance.between(
-      jnp.asarray(gap.ravel() ** 2, jnp.float32), jnp.zeros(gap.size), 1
+      jnp.asarray(gap.ravel() ** 2, jnp.float32), jnp.zeros(gap.size, jnp.float32), 1
     )
     expected = np.sum(np.outer(weights, weights).ravel() * np.asarray(one_by_one))
     found = covariance.between(
-      jnp.array([distance**2]), jnp.array([first**2 + second**2]), 1
+      *(jnp.array([x], jnp.float32) for x in (distance**2, first**2 + second**2)), 1
     )
     np.testing.assert_allclose(found, [expected], rtol=1e-4)
 
@@ -40,17 +40,19 @@ def test_changes_multiply_the_variances(rng):
   changes = 8 * np.arctanh(np.log(factors) / 8)
   found = covariance.changed(jnp.asarray(changes, jnp.float32))
   np.testing.assert_allclose(
-    found.variances, covariance.variances * factors[:, :-2], rtol=1e-4
+    found.variances, np.asarray(covariance.variances) * factors[:, :-2], rtol=1e-4
   )
   np.testing.assert_allclose(found.constant, factors[:, -2], rtol=1e-4)
-  np.testing.assert_allclose(found.noise, covariance.noise * factors[:, -1], rtol=1e-4)
+  np.testing.assert_allclose(
+    found.noise, np.asarray(covariance.noise) * factors[:, -1], rtol=1e-4
+  )
   most = covariance.changed(jnp.full(len(LENGTHS) + 2, 1e6))
   np.testing.assert_allclose(most.constant, np.exp(8), rtol=1e-4)
 
 
 def _candidate(number):
   """One candidate, and its value at distances, in float64."""
-  weights = jax.nn.one_hot(number, covariance_fit.NUM_CANDIDATES)
+  weights = jax.nn.one_hot(number, covariance_fit.NUM_CANDIDATES, dtype=jnp.float32)
   covariance = covariance_fit.average(weights, jnp.float32(_NOISE))
   lengths, variances = (
     np.asarray(x, np.float64) for x in (covariance.lengths, covariance.variances)

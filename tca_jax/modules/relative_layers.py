@@ -213,7 +213,8 @@ class RelativeReadOut(ReadOut):
     nearest = node_kriging.nearest_of(*near, self.num_kriged)
     if fitted is not None:
       covariance = fitted
-      frame = relative.absolute_frame(jnp.ones(x.shape[:-1]), domain)
+      length = jnp.ones(x.shape[:-1], jnp.float32)
+      frame = relative.absolute_frame(length, domain)
     else:
       covariance = Covariance.default().changed(self.covariance(x))
       if not self.local_units:

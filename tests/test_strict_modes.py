@@ -13,6 +13,7 @@ LIBRARY_TESTS = (
   "bucketing",
   "checkpoint",
   "checks",
+  "covariance",
   "embedders",
   "growth",
   "heads",

@@ -293,6 +293,8 @@ UNUSED = [
   (TerrainConfig, "train", dict(num_frequencies=3, position_skip=True, model="relative_ca"), "--num_frequencies, --position_skip: no effect with --model=relative_ca"),
   (TerrainConfig, "train", dict(sees_location=True, model="ca"), "--sees_location: no effect with --model=ca"),
   (GPConfig, "train", dict(sees_location=True, model="relative_ca", num_layers=1), "--sees_location: no effect with --num_layers=1"),
+  (GPConfig, "train", dict(fits_covariance=True, model="relative_ca", local_units=True), "--fits_covariance: no effect with --local_units=True"),
+  (GPConfig, "train", dict(fits_covariance=True, model="relative_ca", kriged_nodes=0), "--fits_covariance: no effect with --kriged_nodes=0"),
   (TerrainConfig, "train", dict(map_side=9, model="ca"), "--map_side: no effect with --model=ca"),
   # Parts of the objective without weight.
   (CopyConfig, "train", dict(baseline_value=1.0), "--baseline_value: no effect with --baseline=batch"),
@@ -335,6 +337,8 @@ def test_needs_of_options_name_options_and_allowed_values(program):
         assert fields[other].metadata["at_least"] == 0
       elif choices := config_lib.choices(fields[other]):
         assert set(allowed) <= set(choices)
+      elif isinstance(fields[other].default, bool):
+        assert set(allowed) < {False, True}
       else:
         limits = fields[other].metadata
         assert {type(x) for x in allowed} == {type(fields[other].default)}

@@ -94,7 +94,6 @@ def test_relative_options_reach_the_read_out():
     geometry_in_tokens=False,
     geometry_in_logits=False,
     kriged_nodes=9,
-    fits_covariance=True,
   )
   config = config_lib.Config(
     model="relative_tca", num_layers=0, beam_width=7, **options
@@ -108,6 +107,18 @@ def test_relative_options_reach_the_read_out():
   for name, value in (options | {"num_paths": 7}).items():
     assert getattr(built, renamed.get(name, name)) == value
   assert not systems.build_point_embedder(config, 3).sees_values
+
+
+@pytest.mark.parametrize(
+  "options, fits",
+  [({}, True), (dict(local_units=True), False), (dict(kriged_nodes=0), False)],
+)
+def test_fits_covariance_reaches_the_read_out_where_it_has_an_effect(options, fits):
+  config = config_lib.Config(model="relative_tca", fits_covariance=True, **options)
+  built = systems.SYSTEMS["relative_tca"].build(config, 8)
+  assert built.fits_covariance == fits
+  unused = systems.unused_options(config, ["fits_covariance"], "train")
+  assert bool(unused) != fits
 
 
 @pytest.mark.parametrize("options", [dict(sees_location=True), dict(num_layers=2)])

@@ -123,7 +123,8 @@ def _relative(config: Config) -> dict[str, typing.Any]:
     geometry_in_tokens=config.geometry_in_tokens,
     geometry_in_logits=config.geometry_in_logits,
     num_kriged=config.kriged_nodes,
-    fits_covariance=config.fits_covariance,
+    fits_covariance=config.fits_covariance
+    and config_lib.unused_because(config, "fits_covariance", "train") is None,
     **_shared(config),
   )
 

@@ -6,6 +6,12 @@ Trains on functions drawn from a Gaussian process with an RBF kernel and evaluat
 48,000 new ones. This takes less than an hour on one CPU core; results/gp_tca.json has
 the result. With --kernel=matern52, evaluation uses rougher functions. functions.png
 shows two predictions and the nodes that TCA read.
+
+Closest to the exact posterior, with a fifth of the steps, is
+
+  python -m experiments.gp_regression --workdir=runs/relative --model=relative_tca \\
+    --beam_width=1 --border_tokens=2 --summary_width=32 --num_layers=0 \\
+    --fits_covariance --num_steps=20000
 """
 
 from collections.abc import Iterator

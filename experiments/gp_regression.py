@@ -1,4 +1,4 @@
-"""GP regression (Sec. 4.2): predict functions, with uncertainty, from a few points.
+r"""GP regression (Sec. 4.2): predict functions, with uncertainty, from a few points.
 
   python -m experiments.gp_regression --workdir=runs/gp --model=tca
 
@@ -9,8 +9,8 @@ shows two predictions and the nodes that TCA read.
 
 Closest to the exact posterior, with a fifth of the steps, is
 
-  python -m experiments.gp_regression --workdir=runs/relative --model=relative_tca \\
-    --beam_width=1 --border_tokens=2 --summary_width=32 --num_layers=0 \\
+  python -m experiments.gp_regression --workdir=runs/relative --model=relative_tca \
+    --beam_width=1 --border_tokens=2 --summary_width=32 --num_layers=0 \
     --fits_covariance --num_steps=20000
 """
 

@@ -120,7 +120,7 @@ def log_likelihoods(
   location, value, counted = location[order], value[order], counted[order]
   number = jnp.arange(len(order))[:, None]
 
-  def covariances(distance: int) -> jax.Array:
+  def covariance(distance: int) -> jax.Array:
     """`[n, K]`, of each token and that which is `distance` before."""
     offset = location - jnp.roll(location, distance, axis=0)
     square = jnp.sum(offset**2, axis=-1, keepdims=True)
@@ -128,13 +128,16 @@ def log_likelihoods(
     exponentials = jnp.exp(square * rates)
     return jnp.matmul(exponentials, _variances().T, precision="highest")
 
+  distances = {first - second for first, second in itertools.combinations(_WINDOW, 2)}
+  covariances = {distance: covariance(distance) for distance in sorted(distances)}
+
   # The tokens of a window, of which the last is that whose density is computed. By
   # Gaussian elimination, one after the other is taken as given: `among[p, q]` are the
   # covariances of tokens p and q, `[n, K]`, and `errors[p]` is `[n, K, E]`.
   tokens = range(len(_WINDOW))
   among = {(p, p): jnp.sum(_variances(), axis=-1)[None] + noise for p in tokens}
   for p, q in itertools.combinations(tokens, 2):
-    pair = jnp.roll(covariances(_WINDOW[p] - _WINDOW[q]), _WINDOW[q], axis=0)
+    pair = jnp.roll(covariances[_WINDOW[p] - _WINDOW[q]], _WINDOW[q], axis=0)
     among[q, p] = jnp.where(number >= _WINDOW[p], pair, 0)
   errors = [
     jnp.where(number >= distance, jnp.roll(value, distance, axis=0), 0)[:, None]

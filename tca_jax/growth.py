@@ -313,9 +313,7 @@ def _build(
     else:  # no summaries
       levels = tuple(x.centroid[:, :0] for x in statistics.levels)
     summaries = [functions.project(level) for level in levels]
-    evidence = None
-    if functions.noise is not None:
-      evidence = log_likelihoods(tree, statistics, functions.noise)
+    evidence = log_likelihoods(tree, statistics, functions.noise)
     memory: typing.Any = node_memory.pack_nodes(tree, statistics, summaries, evidence)
     nodes = memory_lib.join_levels(levels, branch_factor)
   else:

@@ -5,7 +5,7 @@ geostatistics it uses the observations nearest to a location. Here it uses the n
 a query reads. The value of a node is the mean over its tokens, so covariances are those
 of averages; for a leaf they are those of the observation.
 
-Every query has a covariance function of its own, see `covariance`, in the units of its
+Each query brings its covariance function, see `covariance`, in the units of its
 `LocalFrame`.
 """
 

@@ -301,18 +301,20 @@ def node_statistics(
 
 
 def log_likelihoods(
-  tree: Tree, statistics: NodeStatistics, noise: jax.Array
-) -> jax.Array:
+  tree: Tree, statistics: NodeStatistics, noise: jax.Array | None
+) -> jax.Array | None:
   """Computes how well covariance functions fit the tokens of all devices.
 
   Args:
     tree: any tree.
     statistics: the `NodeStatistics` that this device has.
-    noise: `[]` float32, positive, the variance of the noise.
+    noise: `[]` float32, positive, the variance of the noise; None means no evidence.
 
   Returns:
-    `[K]`, see `covariance_fit.log_likelihoods`.
+    `[K]`, see `covariance_fit.log_likelihoods`; None without noise.
   """
+  if noise is None:
+    return None
   leaves, domain = statistics.levels[-1], statistics.domain
   value = leaves.mean + domain.value_origin[None]
   tokens = leaves.centroid, value, leaves.count > 0

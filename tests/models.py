@@ -12,6 +12,8 @@ from tests import cases
 BATCH, NUM_TOKENS, NUM_QUERIES, NUM_AXES, WIDTH = 3, 11, 4, 2, 16
 READ_OUTS = ("tca", "ca", "perceiver")
 RELATIVE = ("relative_tca", "relative_ca")
+# Options of a relative model whose covariance function fits the context.
+FITTED = dict(fits_covariance=True, local_units=False)
 # Kriging solves systems that magnify the rounding of float32 up to 10,000 times, so that
 # another order of additions gives other digits.
 ROUNDED = dict(rtol=2e-3, atol=2e-3)

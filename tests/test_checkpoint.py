@@ -173,8 +173,7 @@ CASES = {
     modules.RelativeCrossAttention,
     node_width=4,
     periods=(1.0, 2.0),
-    fits_covariance=True,
-    local_units=False,
+    **models.FITTED,
   ),
   "relative_tca": _read_out(
     modules.RelativeTreeCrossAttention, node_width=4, num_layers=1, num_self_layers=1

@@ -486,7 +486,7 @@ MODELS = (
   ("tca", dict(share_policy=False, order="axis", axis=1)),
   ("relative_tca", dict()),
   ("relative_tca", dict(border_tokens=2)),
-  ("relative_tca", dict(fits_covariance=True, local_units=False)),
+  ("relative_tca", models.FITTED),
 )
 
 

@@ -290,24 +290,26 @@ def test_child_features_are_relative_to_the_parent(keep_border, rng):
 # --- The read-outs.
 
 
-FITTED = dict(fits_covariance=True, local_units=False)
+_FREE = (*models.RELATIVE, "border")
 
 
-@pytest.fixture(params=[*models.RELATIVE, "border"])
+def _free_model(name):
+  if name == "border":
+    return models.model("relative_tca", sees_scale=False, border_tokens=2)
+  return models.model(name, sees_scale=False)
+
+
+@pytest.fixture(params=_FREE)
 def free_model(request):
   """A model whose predictions follow shifts, scales and affine maps."""
-  if request.param == "border":
-    return models.model("relative_tca", sees_scale=False, border_tokens=2)
-  return models.model(request.param, sees_scale=False)
+  return _free_model(request.param)
 
 
-@pytest.fixture(params=[*models.RELATIVE, "border", "fitted"])
+@pytest.fixture(params=[*_FREE, "fitted"])
 def any_model(request):
   if request.param == "fitted":
-    return models.model("relative_tca", **FITTED)
-  border = dict(border_tokens=2) if request.param == "border" else {}
-  name = "relative_tca" if border else request.param
-  return models.model(name, sees_scale=False, **border)
+    return models.model("relative_tca", **models.FITTED)
+  return _free_model(request.param)
 
 
 def _predict(model, coords, values, query_coords, mask):
@@ -366,7 +368,7 @@ def _loss_and_gradient(model):
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
 
 
-@pytest.mark.parametrize("options", [{}, FITTED])
+@pytest.mark.parametrize("options", [{}, models.FITTED])
 def test_relative_tree_read_of_all_paths_equals_all_leaves_and_full_attention(
   options, rng
 ):
@@ -452,7 +454,7 @@ def test_relative_read_out_needs_values_and_query_coords(name, rng):
 
 def test_fitted_covariance_is_that_of_the_whole_context(rng):
   """Values far from the query tell how the values near it vary."""
-  model = models.model("relative_tca", num_paths=1, **FITTED)
+  model = models.model("relative_tca", num_paths=1, **models.FITTED)
   params = models.params(model)
   coords, values, query_coords, mask = models.inputs(rng)
   memory = models.compiled(model, "index")(params, coords, values, mask)
@@ -481,7 +483,10 @@ def test_fitted_covariance_is_that_of_the_whole_context(rng):
       dict(fits_covariance=True),
       "fits_covariance needs .* local_units=False; got num_kriged=32, local_units=True",
     ),
-    (FITTED | dict(num_kriged=0), "fits_covariance needs num_kriged of at least 1"),
+    (
+      models.FITTED | dict(num_kriged=0),
+      "fits_covariance needs num_kriged of at least 1",
+    ),
   ],
 )
 def test_relative_read_out_bad_option_raises(options, message):
@@ -508,7 +513,7 @@ def test_relative_without_local_units_keeps_the_bound_of_the_std(rng):
   [
     dict(num_self_layers=1),
     dict(local_units=False, border_tokens=2),
-    FITTED,
+    models.FITTED,
     dict(num_kriged=0),
     dict(periods=(2.0, 0.0)),
     *(

@@ -249,7 +249,7 @@ def test_read_split_memory_equals_whole(name, num_devices, num_tokens, num_paths
 def test_read_kriged_split_memory_equals_whole_up_to_rounding(fits_covariance):
   options = dict(num_kriged=32, border_tokens=2)
   if fits_covariance:
-    options |= dict(fits_covariance=True, local_units=False)
+    options |= models.FITTED
   model, split, whole = _readers("relative_tca", 8, 4, **options)
   params = models.params(model)
   context = _context(104)

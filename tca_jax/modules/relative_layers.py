@@ -196,15 +196,15 @@ class RelativeReadOut(ReadOut):
       length = jnp.log(frame.length)[..., None]
       scale = jnp.concatenate([length, jnp.log(frame.spread), origin], axis=-1)
       x = x + self.frame(scale.astype(self.dtype))
-    fitted = None
-    if self.fits_covariance:
+    fitted, noise = None, self._noise()
+    if noise is not None:
       if memory.evidence is None:
         raise ValueError(
           "memory must have the evidence for a covariance function: index the context by"
           " a model with fits_covariance"
         )
       posterior = jax.nn.softmax(memory.evidence)[:, None]
-      fitted = covariance_fit.average(posterior, jnp.exp(self.log_noise))
+      fitted = covariance_fit.average(posterior, noise)
       x = x + self.posterior(posterior.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       x = layer(x, tokens, bias[..., i, :, :], mask, train)
@@ -240,10 +240,7 @@ class RelativeReadOut(ReadOut):
     self, tree: tree_lib.Tree, statistics: NodeStatistics
   ) -> jax.Array | None:
     """`[B, K]`, how well covariance functions fit each context."""
-    noise = self._noise()
-    if noise is None:
-      return None
-    measure = functools.partial(sharded_building.log_likelihoods, noise=noise)
+    measure = functools.partial(sharded_building.log_likelihoods, noise=self._noise())
     return jax.vmap(measure)(tree, statistics)
 
   def _retrieve_points(

@@ -95,6 +95,14 @@ class ImageConfig(Config):
     at_least=0,
     below=1,
   )
+  joined_share: float = option(
+    "training",
+    0.0,
+    "Fraction of training images that are joined from parts of two images, along a"
+    " random line, so that a model depends less on the shapes of whole images.",
+    at_least=0,
+    below=1,
+  )
   unseen: bool = option(
     "evaluation",
     False,
@@ -178,7 +186,11 @@ class ImageTask(task_lib.Task[ImageConfig]):
       index = jax.random.choice(
         index_rng, data.shape[0], (config.batch_size,), replace=False
       )
-      return images.sample(pixel_rng, data[index])
+      chosen = data[index]
+      if config.joined_share:
+        join_rng = jax.random.fold_in(rng, 1)
+        chosen = augmentation.join_images(join_rng, chosen, config.joined_share)
+      return images.sample(pixel_rng, chosen)
 
     self._draw = jax.jit(draw)
 

@@ -276,6 +276,7 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
     ("images", dict(unseen=True), r"unseen needs .*\['mnist', 'emnist'\], got 'photos"),
     ("images", dict(dataset="cifar"), "dataset must be one of .*'celeba'"),
     ("images", dict(moved_share=1.0), "moved_share must be below 1"),
+    ("images", dict(joined_share=1.5), "joined_share must be below 1, got 1.5"),
     ("activity", dict(split="random"), r"one of \('person',\) for .*'watch', got 'ra"),
     (
       "activity",
@@ -338,6 +339,14 @@ def test_images_are_moved_only_in_the_first_steps(task_of):
     np.testing.assert_array_equal(found.values, expected.values)
     np.testing.assert_array_equal(found.targets, expected.targets)
     assert np.array_equal(found.coords, expected.coords) == (step >= 2)
+
+
+def test_images_are_joined_without_a_change_of_the_other_draws(task_of):
+  whole = _train_batch(task_of("images", num_steps=4), 0)
+  joined = _train_batch(task_of("images", num_steps=4, joined_share=0.9), 0)
+  for name in ("coords", "mask", "query_coords", "query_mask"):
+    np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+  assert not np.array_equal(joined.values, whole.values)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Augmentation of point sets: rigid motions, and stretches."""
+"""Augmentation: motions and stretches of point sets, and images of parts of two."""
 
 import dataclasses
 import math
@@ -79,3 +79,32 @@ def random_stretch(rng: jax.Array, batch: Batch, largest: float) -> Batch:
   return dataclasses.replace(
     batch, coords=move(batch.coords), query_coords=move(batch.query_coords)
   )
+
+
+def join_images(rng: jax.Array, images: jax.Array, share: float) -> jax.Array:
+  """Replaces a part of some images by that of another image, along a random line.
+
+  A model sees more shapes than a data set has, and learns less of the whole shapes that
+  the data set has.
+
+  Args:
+    rng: a random key, consumed.
+    images: `[B, H, W, E]`; the other image is the one before in the batch.
+    share: the probability that an image gets a part of another one.
+
+  Returns:
+    `[B, H, W, E]`. The line has a random direction, and a distance from the middle of
+    the image that is uniform up to 0.4 of half its size.
+  """
+  angle_rng, distance_rng, use_rng = jax.random.split(rng, 3)
+  batch, height, width, _ = images.shape
+  shape = (batch, 1, 1)
+  angle = jax.random.uniform(angle_rng, shape, jnp.float32, maxval=2 * math.pi)
+  distance = jax.random.uniform(
+    distance_rng, shape, jnp.float32, minval=-0.4, maxval=0.4
+  )
+  used = jax.random.bernoulli(use_rng, jnp.float32(share), shape)
+  y = jnp.linspace(-1, 1, height, dtype=jnp.float32)[None, :, None]
+  x = jnp.linspace(-1, 1, width, dtype=jnp.float32)[None, None]
+  beyond = jnp.cos(angle) * x + jnp.sin(angle) * y > distance
+  return jnp.where((used & beyond)[..., None], jnp.roll(images, 1, axis=0), images)

@@ -5,6 +5,8 @@ context. Batch them with `jax.vmap`. Logits and softmax are float32 whatever the
 of keys and values.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,8 @@ from tca_jax.checks import check_floating
 from tca_jax.checks import check_mask
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_log_softmax  # noqa: F401
-from tca_jax.masking import masked_softmax
+from tca_jax.masking import masked_softmax  # noqa: F401
+from tca_jax.masking import softmax_of_members
 
 __all__ = [
   "CrossAttentionOutput",
@@ -171,16 +174,23 @@ def sibling_attention(
   >>> sibling_attention(x, x, x, jnp.ones((4, 2), bool)).shape
   (4, 2, 1, 3)
   """
-  scale = jnp.sqrt(jnp.float32(queries.shape[-1]))
   members = range(queries.shape[-3])
   split_keys = [keys[..., i, :, :] for i in members]
   split_values = [values[..., i, :, :] for i in members]
+  split_mask = [mask[..., i, None] for i in members]
+  # Softmax does not change if a number is subtracted from all logits of a query: here
+  # the logit of the first member, which then needs no product.
+  offsets = [key - split_keys[0] for key in split_keys[1:]]
+  scale = jnp.sqrt(jnp.float32(queries.shape[-1])).astype(queries.dtype)
   outputs = []
   for i in members:
-    query = queries[..., i, :, :]
-    logits = [jnp.sum(query * key, axis=-1, dtype=jnp.float32) for key in split_keys]
-    logits = jnp.stack(logits, axis=-1) / scale  # [..., H, b]
-    weights = masked_softmax(logits, mask[..., None, :]).astype(values.dtype)
-    weights = [weights[..., j, None] for j in members]
-    outputs.append(sum(w * v for w, v in zip(weights, split_values, strict=True)))
+    query = queries[..., i, :, :] / scale
+    logits = [jnp.sum(query * offset, axis=-1, dtype=jnp.float32) for offset in offsets]
+    logits = [jnp.zeros(query.shape[:-1], jnp.float32), *logits]
+    weights = softmax_of_members(logits, split_mask)
+    weighted = [
+      weight[..., None].astype(values.dtype) * value
+      for weight, value in zip(weights, split_values, strict=True)
+    ]
+    outputs.append(functools.reduce(jnp.add, weighted))
   return jnp.stack(outputs, axis=-3)

@@ -6,6 +6,7 @@ finite values and finite gradients under any mask.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,12 @@ from tca_jax.checks import check_mask
 
 __all__ = [
   "MASKED",
+  "log_softmax_of_members",
   "masked_log_softmax",
   "masked_mean",
   "masked_softmax",
   "merge_children",
+  "softmax_of_members",
 ]
 
 # Replaces -inf in logits and log-probabilities. It is finite, so that a masked entry
@@ -77,6 +80,70 @@ def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Ar
   weights = jnp.where(mask, jnp.exp(jnp.where(mask, shifted - peak, 0)), 0)
   total = jnp.sum(weights, axis, keepdims=True)
   return weights / jnp.where(total > 0, total, 1)
+
+
+def softmax_of_members(
+  logits: Sequence[jax.Array], mask: Sequence[jax.Array]
+) -> list[jax.Array]:
+  """Computes `masked_softmax` over a few members, each in an array of its own.
+
+  On a CPU, this takes less time than sums and maxima along a short axis, above all in
+  gradients.
+
+  Args:
+    logits: arrays `[...]` floating point, one for each member.
+    mask: bool arrays, broadcastable to them. May be False everywhere.
+
+  Returns:
+    The weights of each member, `[...]`.
+
+  >>> [weight.item() for weight in softmax_of_members([jnp.zeros(())] * 2, [True] * 2)]
+  [0.5, 0.5]
+  """
+  shifted, total = _shift_members(logits, mask)
+  return [
+    jnp.where(valid, jnp.exp(logit), 0) / total
+    for logit, valid in zip(shifted, mask, strict=True)
+  ]
+
+
+def log_softmax_of_members(
+  logits: Sequence[jax.Array], mask: Sequence[jax.Array]
+) -> list[jax.Array]:
+  """Computes `masked_log_softmax` over a few members; see `softmax_of_members`.
+
+  Args:
+    logits: arrays `[...]` floating point, one for each member.
+    mask: bool arrays, broadcastable to them. May be False everywhere.
+
+  Returns:
+    The log-weights of each member, `[...]`; `MASKED` where it is masked.
+
+  >>> [x.item() for x in log_softmax_of_members([jnp.ones(())] * 2, [True, False])][0]
+  0.0
+  """
+  shifted, total = _shift_members(logits, mask)
+  log_total = jnp.log(total)
+  return [
+    jnp.where(valid, logit - log_total, MASKED)
+    for logit, valid in zip(shifted, mask, strict=True)
+  ]
+
+
+def _shift_members(
+  logits: Sequence[jax.Array], mask: Sequence[jax.Array]
+) -> tuple[list[jax.Array], jax.Array]:
+  """Subtracts the maximum of all members; also the sum of exponentials, or 1 if it is 0."""
+  members = list(zip(logits, mask, strict=True))
+  shifted = [jnp.where(valid, logit, MASKED) for logit, valid in members]
+  peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, shifted))
+  shifted = [jnp.where(valid, logit - peak, 0) for logit, valid in members]
+  exponentials = [
+    jnp.where(valid, jnp.exp(logit), 0)
+    for logit, valid in zip(shifted, mask, strict=True)
+  ]
+  total = functools.reduce(jnp.add, exponentials)
+  return shifted, jnp.where(total > 0, total, 1)
 
 
 def masked_mean(

@@ -5,26 +5,34 @@ use the functions below.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tca_jax import sharded_tree
 from tca_jax import state
 from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
+from tca_jax.node_counts import digit_reversal
+from tca_jax.node_counts import leaves_of_tokens
 from tca_jax.tree import Tree
+from tca_jax.tree import tree_depth
 
 __all__ = [
   "FlatMemory",
+  "TrainingMemory",
   "TreeMemory",
+  "for_training",
   "from_slots",
   "join_levels",
   "leaves",
   "level_slots",
   "num_slots",
   "pack",
+  "spread_leaves",
 ]
 
 
@@ -69,6 +77,18 @@ class TreeMemory:
   keys: jax.Array
   values: jax.Array
   policy_keys: jax.Array | None = None
+
+
+@chex.dataclass(frozen=True)
+class TrainingMemory(TreeMemory):
+  """A `TreeMemory` for training, which also reads all leaves.
+
+  Attributes:
+    tokens: the keys and values of the N leaf slots that can have a token, in leaf order.
+      There are up to b times as many leaf slots.
+  """
+
+  tokens: FlatMemory = dataclasses.field(kw_only=True)
 
 
 def num_slots(tree: Tree) -> int:
@@ -220,6 +240,50 @@ def leaves(memory: TreeMemory) -> FlatMemory:
     values=memory.values[..., slots, :, :],
     mask=tree.leaf_mask,
   )
+
+
+def for_training(
+  memory: TreeMemory, keys: jax.Array, num_tokens: int
+) -> TrainingMemory:
+  """Prepares a memory, or a batch of them, for training.
+
+  Args:
+    memory: a `TreeMemory` whose nodes are split evenly.
+    keys: `[..., R * b, H, Dh]`, its keys in slot order.
+    num_tokens: N, the number of tokens of the context, valid or not.
+  """
+  tree = memory.tree
+  leaf = leaves_of_tokens(num_tokens, tree.branch_factor, tree.depth)
+  slots = level_slots(tree, tree.depth).start + leaf
+  fields = {name: getattr(memory, name) for name in TreeMemory.__dataclass_fields__}
+  return TrainingMemory(
+    **fields,
+    tokens=FlatMemory(
+      keys=keys[..., slots, :, :],
+      values=memory.values[..., slots, :, :],
+      mask=tree.leaf_mask[..., leaf],
+    ),
+  )
+
+
+def spread_leaves(weights: jax.Array, num_leaves: int, branch_factor: int) -> jax.Array:
+  """Returns the weights of all leaf slots from those in `TrainingMemory.tokens`.
+
+  Args:
+    weights: `[..., N]`.
+    num_leaves: L, the number of leaf slots.
+    branch_factor: b.
+
+  Returns:
+    `[..., L]`, 0 where no token can be.
+
+  >>> spread_leaves(jnp.arange(1.0, 6.0), 8, 2).tolist()
+  [1.0, 2.0, 3.0, 0.0, 4.0, 0.0, 5.0, 0.0]
+  """
+  num_tokens, depth = weights.shape[-1], tree_depth(num_leaves, branch_factor)
+  has_token = digit_reversal(branch_factor, depth) < num_tokens
+  index = np.maximum(np.cumsum(has_token) - 1, 0)
+  return jnp.where(has_token, jnp.take(weights, index, axis=-1), 0)
 
 
 def _check_levels(

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["digit_reversal", "even_counts", "parents_of_several", "split_count"]
+__all__ = [
+  "digit_reversal",
+  "even_counts",
+  "leaves_of_tokens",
+  "parents_of_several",
+  "split_count",
+]
 
 
 def digit_reversal(b: int, level: int) -> np.ndarray:
@@ -41,6 +47,20 @@ def even_counts(count: jax.Array, b: int, level: int) -> jax.Array:
   reversal = jnp.asarray(digit_reversal(b, level))
   reversal = jnp.expand_dims(reversal, range(count.ndim))
   return (count[..., None] - reversal + b**level - 1) // b**level
+
+
+def leaves_of_tokens(num_tokens: int, b: int, depth: int) -> np.ndarray:
+  """Selects the leaves that can have a valid token, ascending, `[N]` int.
+
+  Args:
+    num_tokens: N, the largest number of valid tokens, at most b**depth.
+    b: the branch factor.
+    depth: the level of the leaves.
+
+  >>> leaves_of_tokens(5, 2, 3).tolist()
+  [0, 1, 2, 4, 6]
+  """
+  return np.flatnonzero(digit_reversal(b, depth) < num_tokens)
 
 
 def parents_of_several(num_tokens: int, b: int, depth: int) -> np.ndarray:

@@ -14,6 +14,7 @@ named `rng` are keys of `jax.random`; a function consumes the key that it is giv
 """
 
 from collections.abc import Sequence
+import functools
 
 import chex
 import jax
@@ -23,6 +24,7 @@ from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
 from tca_jax.grown_tree import GrownTree
+from tca_jax.masking import log_softmax_of_members
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_log_softmax
 from tca_jax.masking import masked_mean
@@ -43,6 +45,7 @@ from tca_jax.walk import locate_nodes
 from tca_jax.walk import logits_read
 from tca_jax.walk import NodesRead
 from tca_jax.walk import path_to_leaf
+from tca_jax.walk import slot_logits
 from tca_jax.walk import split_beam
 from tca_jax.walk import Walk
 from tca_jax.walk import walk_down
@@ -168,22 +171,27 @@ def attend(
   tree = memory.tree
   row = stored_row(tree, walk.node)
   policy_logits = child_logits(policy_query, gather_rows(policy_keys, row))
-  logits = policy_logits
-  if not shares_policy:
-    logits = child_logits(query, gather_rows(memory.keys, row))
+  slots = stored_slot(tree, walk.slots)
+  if shares_policy:
+    logits = logits_read(policy_logits, walk)
+  else:
+    logits = slot_logits(query, memory.keys, slots)
 
   # --- The policy.
-  valid = walk.valid[:, None]
-  log_heads = masked_log_softmax(policy_logits, valid)  # [depth, H, b]
-  log_policy = _log_mean_exp(log_heads, walk.valid)
+  members = range(tree.branch_factor)
+  valid = [walk.valid[:, None, i] for i in members]
+  log_heads = log_softmax_of_members([policy_logits[..., i] for i in members], valid)
+  log_policy = _log_mean_exp(jnp.stack(log_heads, axis=-1), walk.valid)
   log_taken = jnp.take_along_axis(log_policy, walk.path[:, None], axis=1)[:, 0]
-  head_entropy = -jnp.sum(jnp.where(valid, jnp.exp(log_heads) * log_heads, 0), axis=-1)
-  entropy = jnp.mean(head_entropy, axis=-1)
+  entropies = [  # of each child, [depth, H]
+    jnp.where(allowed, -jnp.exp(log_head) * log_head, 0)
+    for allowed, log_head in zip(valid, log_heads, strict=True)
+  ]
+  entropy = jnp.mean(functools.reduce(jnp.add, entropies), axis=-1)
 
   # --- The attention.
   nodes = _nodes_read(walk, tree)
-  weights = masked_softmax(logits_read(logits, walk), nodes["mask"][:, None], axis=0)
-  slots = stored_slot(tree, walk.slots)
+  weights = masked_softmax(logits, nodes["mask"][:, None], axis=0)
   reading = TreeAttentionOutput(
     output=_weighted_sum(weights, slots, memory.values).astype(memory.values.dtype),
     **nodes,
@@ -350,7 +358,7 @@ def _policy(
 def _weighted_sum(weights: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
   """The sum, `[H, Dv]` float32, of values in slots `[n]` with weights `[n, H]`."""
   read = gather_rows(values, slots).astype(jnp.float32)
-  return jnp.sum(weights[..., None] * read, axis=0)
+  return jnp.einsum("nh,nhd->hd", weights, read)
 
 
 def _nodes_read(walk: Walk, tree: Tree) -> dict[str, jax.Array]:

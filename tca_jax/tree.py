@@ -473,6 +473,7 @@ def subtree_mass(weights: jax.Array, branch_factor: int) -> tuple[jax.Array, ...
     )
   levels = [weights]
   for _ in range(depth):
-    folded = levels[-1].reshape(*weights.shape[:-1], -1, branch_factor)
-    levels.append(jnp.sum(folded, axis=-1))
+    # On a CPU, sums of slices are faster than sums along a short last axis.
+    children = [levels[-1][..., i::branch_factor] for i in range(branch_factor)]
+    levels.append(functools.reduce(jnp.add, children))
   return tuple(reversed(levels))

@@ -5,6 +5,7 @@ the entry points.
 """
 
 from collections.abc import Sequence
+import functools
 
 import chex
 import jax
@@ -29,6 +30,7 @@ __all__ = [
   "locate_nodes",
   "logits_read",
   "path_to_leaf",
+  "slot_logits",
   "split_beam",
   "walk_down",
 ]
@@ -170,9 +172,13 @@ def walk_down(
 
 def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax.Array:
   """Returns the child of the highest policy for logits `[H, b]`, the first if equal."""
-  if logits.shape[1] == 2 and noise is None:
+  if logits.shape[1] == 2:
     # For two children, pi(1) - pi(0) is the mean of tanh(difference / 2).
-    lead = jnp.sum(jnp.tanh((logits[:, 1] - logits[:, 0]) / 2))
+    leads = jnp.tanh((logits[:, 1] - logits[:, 0]) / 2)
+    lead = functools.reduce(jnp.add, list(leads))
+    if noise is not None:
+      lead /= len(leads)
+      lead = (1 + lead) * jnp.exp(noise[1] - noise[0]) - (1 - lead)
     return (valid[1] & (~valid[0] | (lead > 0))).astype(jnp.int32)
   policy = jnp.mean(masked_softmax(logits, valid[None]), axis=0)
   preference = policy if noise is None else jnp.log(policy) + noise
@@ -294,6 +300,23 @@ def child_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
     jnp.einsum("hd,...hbd->...hb", query, keys, preferred_element_type=jnp.float32)
     / scale
   )
+
+
+def slot_logits(query: jax.Array, keys: jax.Array, slots: jax.Array) -> jax.Array:
+  """Computes scaled dot products with the nodes in slots, in float32.
+
+  Args:
+    query: `[H, Dh]`.
+    keys: `[R, H, b, Dh]`, as in `TreeMemory`.
+    slots: `[n]` int32, all in [0, R * b), which is not checked.
+
+  Returns:
+    `[n, H]` float32.
+  """
+  row, child = jnp.divmod(slots, keys.shape[2])
+  read = keys.at[row, :, child].get(mode="promise_in_bounds")
+  logits = jnp.einsum("hd,nhd->hn", query, read, preferred_element_type=jnp.float32)
+  return logits.T / jnp.sqrt(jnp.float32(query.shape[-1]))
 
 
 def drop_chosen(x: jax.Array, choice: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from tca_jax import sharded_building
 from tca_jax import tree as tree_lib
 from tca_jax.growth import NodeFunctions
 from tca_jax.memory import FlatMemory
+from tca_jax.memory import TrainingMemory
 from tca_jax.memory import TreeMemory
 from tca_jax.modules import trees
 from tca_jax.modules.growing import GrowingReadOut
@@ -182,7 +183,10 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
       keys = self.distance.keys(keys, *node)
       if policy_keys is not None:
         policy_keys = self.policy_distance.keys(policy_keys, *node)
-    return memory_lib.from_slots(tree, keys, values, policy_keys)
+    memory = memory_lib.from_slots(tree, keys, values, policy_keys)
+    if train and tree.is_even:
+      return memory_lib.for_training(memory, keys, tokens.shape[1])
+    return memory
 
   def node_functions(self) -> NodeFunctions:
     if self.sees_distance:
@@ -237,13 +241,21 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
     rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
     attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
     out = jax.vmap(attend)(projected, memory, policy_query, rngs)
-    leaves = attend_all(projected, memory_lib.leaves(memory))
+    trains = isinstance(memory, TrainingMemory)
+    leaves = memory.tokens if trains else memory_lib.leaves(memory)
+    leaves = attend_all(projected, leaves)
+    heads = [leaves.weights[..., h, :] for h in range(self.num_heads)]
+    leaf_weights = memory_lib.spread_leaves(
+      functools.reduce(jnp.add, heads) / len(heads),
+      memory.tree.num_leaves,
+      self.branch_factor,
+    )
     return TrainingReading(
       output=self._finish(queries, out.output, train),
       num_read=out.num_read,
       walk=out,
       leaf_output=self._finish(queries, leaves.output, train),
-      leaf_weights=jnp.mean(leaves.weights, axis=-2),
+      leaf_weights=leaf_weights,
     )
 
   def retrieve_leaves(

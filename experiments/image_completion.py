@@ -127,6 +127,11 @@ class ImageConfig(Config):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.joined_share and self.batch_size < 2:
+      raise ConfigError(
+        "joined_share needs a batch_size of at least 2, because it joins images of a"
+        f" batch; got batch_size={self.batch_size}"
+      )
     if self.unseen and image_sets.IMAGE_SETS[self.dataset].unseen is None:
       allowed = [name for name, x in image_sets.IMAGE_SETS.items() if x.unseen]
       raise ConfigError(

@@ -1,5 +1,7 @@
 """Masked softmax and mean against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,31 @@ def test_masked_softmaxes_any_mask_have_finite_gradients(scale, function, rng):
   )(logits)
   assert np.isfinite(value) and np.all(np.isfinite(grad))
   assert not np.any(np.asarray(grad)[~mask])
+
+
+@pytest.mark.parametrize(
+  "function, of_members",
+  [
+    (masking.masked_softmax, masking.softmax_of_members),
+    (masking.masked_log_softmax, masking.log_softmax_of_members),
+  ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_softmaxes_of_members_equal_those_of_an_array(scale, function, of_members, rng):
+  logits, mask = _logits_and_mask(scale, rng)
+  weights = rng.normal(size=logits.shape).astype(np.float32)
+
+  def joined(logits):
+    return jnp.stack(of_members(list(logits.T), list(mask.T)), axis=-1)
+
+  def loss(function, logits):
+    return jnp.sum(jnp.where(mask, weights * function(logits), 0))
+
+  whole = functools.partial(function, mask=mask)
+  np.testing.assert_allclose(joined(logits), whole(logits), rtol=1e-6, atol=1e-6)
+  grads = [jax.grad(loss, argnums=1)(f, logits) for f in (joined, whole)]
+  np.testing.assert_allclose(*grads, rtol=1e-5, atol=1e-6)
+  assert np.all(np.isfinite(grads[0]))
 
 
 def test_masked_mean_random_mask_equals_numpy(rng):

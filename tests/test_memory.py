@@ -104,6 +104,27 @@ def test_leaves_of_one_memory_and_of_a_batch_are_the_last_level(n, b, rng):
   chex.assert_trees_all_equal(batch, jax.tree.map(lambda x: x[None], leaves))
 
 
+@pytest.mark.parametrize("n, b", SHAPES)
+@pytest.mark.parametrize("all_valid", [True, False])
+def test_for_training_keeps_every_leaf_that_can_have_a_token(n, b, all_valid, rng):
+  _, keys = _tree_and_levels(n, b, rng)
+  mask = np.arange(n) < (n if all_valid else max(n // 2, 1))
+  coords = rng.normal(size=(n, 2)).astype(np.float32)
+  tree = tree_lib.build_tree(coords, mask, branch_factor=b)
+  joined = memory_lib.join_levels(keys, b)
+  memory = memory_lib.from_slots(tree, joined, 2 * joined)
+  found = memory_lib.for_training(memory, joined, n).tokens
+  assert found.keys.shape == (n, *joined.shape[1:])
+  leaves = memory_lib.leaves(memory)
+  ones = memory_lib.spread_leaves(jnp.ones(n), tree.num_leaves, b).astype(bool)
+  assert np.all(ones | ~np.asarray(tree.leaf_mask))
+  chex.assert_trees_all_equal(found, jax.tree.map(lambda x: x[ones], leaves))
+  weights = rng.random((3, n)).astype(np.float32)
+  spread = np.asarray(memory_lib.spread_leaves(weights, tree.num_leaves, b))
+  np.testing.assert_array_equal(spread[:, ones], weights)
+  assert not np.any(spread[:, ~ones])
+
+
 @pytest.mark.parametrize(
   "change, message",
   [

@@ -210,6 +210,20 @@ def test_tree_cross_attention_leaf_weights_equal_the_mean_over_heads(rng):
   np.testing.assert_allclose(out.leaf_weights, weights.mean(2), rtol=1e-4, atol=1e-6)
 
 
+def test_tree_cross_attention_index_for_training_gives_the_same_reading(rng):
+  layer = models.read_out("tca")
+  queries, tokens, coords, mask = _inputs(rng)
+  params = models.params(layer)
+  read = models.compiled(layer, "read", train=True)
+  outs = []
+  for train in (False, True):
+    index = models.compiled(layer, "index", train=train)
+    memory = index(params, tokens, coords, mask)
+    assert isinstance(memory, memory_lib.TrainingMemory) == train
+    outs.append(read(params, memory, queries, rngs={"policy": jax.random.key(1)}))
+  chex.assert_trees_all_close(*outs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["ca", "perceiver"])
 def test_read_out_without_tree_in_training_returns_a_reading(name, rng):
   layer = models.read_out(name)

@@ -277,6 +277,11 @@ def test_batch_size_above_the_data_set_raises(name, examples, configs):
     ("images", dict(dataset="cifar"), "dataset must be one of .*'celeba'"),
     ("images", dict(moved_share=1.0), "moved_share must be below 1"),
     ("images", dict(joined_share=1.5), "joined_share must be below 1, got 1.5"),
+    (
+      "images",
+      dict(joined_share=0.5, batch_size=1),
+      "joined_share needs a batch_size of at least 2, .* got batch_size=1",
+    ),
     ("activity", dict(split="random"), r"one of \('person',\) for .*'watch', got 'ra"),
     (
       "activity",
@@ -341,9 +346,12 @@ def test_images_are_moved_only_in_the_first_steps(task_of):
     assert np.array_equal(found.coords, expected.coords) == (step >= 2)
 
 
-def test_images_are_joined_without_a_change_of_the_other_draws(task_of):
-  whole = _train_batch(task_of("images", num_steps=4), 0)
-  joined = _train_batch(task_of("images", num_steps=4, joined_share=0.9), 0)
+def test_images_are_joined_without_a_change_of_the_other_draws(configs):
+  config = dataclasses.replace(configs["images"], batch_size=8)
+  whole, joined = (
+    _train_batch(TASKS["images"](dataclasses.replace(config, joined_share=share)), 0)
+    for share in (0.0, 0.9)
+  )
   for name in ("coords", "mask", "query_coords", "query_mask"):
     np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
   assert not np.array_equal(joined.values, whole.values)

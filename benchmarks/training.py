@@ -31,7 +31,6 @@ from experiments.common.systems import PUBLISHED
 from experiments.data import gp
 from experiments.report_pages.ratios import Row
 from tca_jax import attention
-from tca_jax import memory as memory_lib
 from tca_jax import retrieval
 
 TASKS = ("copy", "gp", "images")
@@ -146,7 +145,7 @@ def part_calls(case: Case, params: typing.Any) -> dict[str, Callable[[], typing.
   width, num_heads = model.read_out.width, model.read_out.num_heads
   rng = task_lib.step_rng(case.task.config.seed, 0)
   size, slots = batch.query_coords.shape[:2]
-  tokens = jax.random.normal(rng, (*batch.coords.shape[:2], width))
+  embedded = jax.random.normal(rng, (*batch.coords.shape[:2], width))
   queries = jax.random.normal(rng, (size, slots, width))
   heads = attention.split_heads(queries, num_heads)
 
@@ -160,8 +159,8 @@ def part_calls(case: Case, params: typing.Any) -> dict[str, Callable[[], typing.
       rngs={"dropout": rng},
     )
 
-  memory = jax.jit(index)(params, tokens)
-  arrays = (memory.keys, memory.values)
+  memory = jax.jit(index)(params, embedded)
+  arrays, tokens = (memory.keys, memory.values), memory.tokens
   rngs = jax.random.split(rng, (size, slots))
 
   def with_arrays(arrays):
@@ -180,17 +179,16 @@ def part_calls(case: Case, params: typing.Any) -> dict[str, Callable[[], typing.
     return out.output, out.log_prob, out.entropy
 
   def leaf_attention(heads, arrays):
-    leaves = memory_lib.leaves(with_arrays(arrays))
     attend = jax.vmap(attention.cross_attention)
-    return attend(heads, leaves.keys, leaves.values, leaves.mask).output
+    return attend(heads, *arrays, tokens.mask).output
 
   def head(params, queries):
     return model.apply(params, queries, method=lambda model, x: model.head(x))
 
   parts = {
-    "aggregate": (aggregate, params, tokens),
+    "aggregate": (aggregate, params, embedded),
     "walk": (walk, heads, arrays),
-    "leaf_attention": (leaf_attention, heads, arrays),
+    "leaf_attention": (leaf_attention, heads, (tokens.keys, tokens.values)),
     "head": (head, params, queries),
   }
   calls = {}

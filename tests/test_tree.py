@@ -60,8 +60,8 @@ def test_build_tree_any_layout_and_mask_equals_reference(n, b, order, rng):
 
 
 @pytest.mark.skipif(
-  jax.config.jax_check_tracer_leaks,
-  reason="with this check, JAX compiles in every call",
+  jax.config.jax_check_tracer_leaks or jax.config.jax_debug_key_reuse,
+  reason="with these checks, JAX traces in every call",
 )
 def test_build_tree_outside_jit_compiles_once_per_shape(monkeypatch, rng):
   monkeypatch.setattr(tree_lib, "_on_host", lambda *_: False)  # as on a GPU

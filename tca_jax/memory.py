@@ -81,11 +81,11 @@ class TreeMemory:
 
 @chex.dataclass(frozen=True)
 class TrainingMemory(TreeMemory):
-  """A `TreeMemory` for training, which also reads all leaves.
+  """A `TreeMemory` for training, where queries also read all leaves.
 
   Attributes:
     tokens: the keys and values of the N leaf slots that can have a token, in leaf order.
-      There are up to b times as many leaf slots.
+      A tree has up to b times as many leaf slots.
   """
 
   tokens: FlatMemory = dataclasses.field(kw_only=True)

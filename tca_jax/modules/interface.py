@@ -151,14 +151,14 @@ class ReadOut(nn.Module):
       tokens: `[B, N, D]`.
       coords: `[B, N, C]`, the location of each token.
       mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
-      train: whether to use dropout.
+      train: whether to use dropout, and to make memories for training.
       tree: a batch of trees over the same coordinates and mask, for read-outs with a
         tree; None means that the trees are built here.
       values: `[B, N, E]`, the observed values, which relative read-outs need.
 
     Returns:
-      The memory, with leading axis B: a `TreeMemory` from `TreeCrossAttention`, a
-      `NodeMemory` from `RelativeTreeCrossAttention`, a `PointMemory` from
+      The memory, with leading axis B: a `TreeMemory` from `TreeCrossAttention`, which
+      is a `TrainingMemory` if `train`; a `NodeMemory` from `RelativeTreeCrossAttention`, a `PointMemory` from
       `RelativeCrossAttention`, else a `FlatMemory`.
 
     Raises:

@@ -118,7 +118,7 @@ class ReTreever(nn.Module):
       coords: `[B, N, C]`, the locations of the context's tokens.
       values: `[B, N, E]`, the observed values there.
       mask: `[B, N]` bool, True at valid tokens; None means that all are valid.
-      train: whether to use dropout.
+      train: whether to use dropout, and to make memories for training.
       tree: a batch of trees over the same coordinates and mask, for
         `TreeCrossAttention`; None means that the trees are built here. On a CPU,
         `build_tree` is faster for large contexts outside `jax.jit`.

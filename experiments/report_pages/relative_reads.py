@@ -11,6 +11,8 @@ _MODELS = ("relative_tca", "tca", "ca")
 _DATA = tuple(row for row in runs.ROWS if {"kernel", "dataset"} & row.options.keys())
 # Options that select the same data; others select a number of steps.
 _NAMES = ("kernel", "dataset", "unseen")
+# What a title says of runs with one of these options.
+_VARIANTS = {"fits_covariance": "fitted covariance", "joined_share": "joined images"}
 _FIGURES = {
   "completion_relative.png": "Digits completed by Relative TCA along one path",
   "photos_relative.png": "Photo patches completed by Relative TCA along one path",
@@ -43,6 +45,8 @@ def section(results: Results) -> str:
       " embeds no absolute locations, except on digits (`--sees_location`). With a fitted"
       " covariance (`--fits_covariance`), the nodes are interpolated by the covariance"
       " function that fits all values of the context; otherwise each query chooses one."
+      " With joined images (`--joined_share`), training images are joined from parts of"
+      " two."
       " A training example is a function or an image; it counts each time it is drawn."
       " Runs with other batch sizes are evaluated on other functions of the same"
       " distribution: compare their distances to the exact posterior."
@@ -63,9 +67,10 @@ def _by_examples(
   for file in results.evaluations():
     if file.matches({**options, "model": model}):
       config = file.config
-      fitted = ", fitted covariance" if config.get("fits_covariance") else ""
+      variants = [words for name, words in _VARIANTS.items() if config.get(name)]
+      title = ", ".join([TITLES[model], *variants])
       examples = config["num_steps"] * config["batch_size"]
-      groups.setdefault((examples, TITLES[model] + fitted), []).append(file)
+      groups.setdefault((examples, title), []).append(file)
   return sorted(groups.items(), reverse=True)
 
 

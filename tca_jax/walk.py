@@ -177,6 +177,7 @@ def _choose(logits: jax.Array, valid: jax.Array, noise: jax.Array | None) -> jax
     leads = jnp.tanh((logits[:, 1] - logits[:, 0]) / 2)
     lead = functools.reduce(jnp.add, list(leads))
     if noise is not None:
+      # log pi(1) + noise[1] > log pi(0) + noise[0], with pi = (1 +- lead) / 2.
       lead /= len(leads)
       lead = (1 + lead) * jnp.exp(noise[1] - noise[0]) - (1 - lead)
     return (valid[1] & (~valid[0] | (lead > 0))).astype(jnp.int32)

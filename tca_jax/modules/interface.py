@@ -158,8 +158,9 @@ class ReadOut(nn.Module):
 
     Returns:
       The memory, with leading axis B: a `TreeMemory` from `TreeCrossAttention`, which
-      is a `TrainingMemory` if `train`; a `NodeMemory` from `RelativeTreeCrossAttention`, a `PointMemory` from
-      `RelativeCrossAttention`, else a `FlatMemory`.
+      is a `TrainingMemory` if train is True; a `NodeMemory` from
+      `RelativeTreeCrossAttention`, a `PointMemory` from `RelativeCrossAttention`, else a
+      `FlatMemory`.
 
     Raises:
       ValueError: if a shape, a dtype or an option is wrong, if a given tree does not

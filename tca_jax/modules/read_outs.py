@@ -241,9 +241,10 @@ class TreeCrossAttention(GrowingReadOut, DotProductReadOut):
     rngs = jax.random.split(self.make_rng("policy"), projected.shape[:2])
     attend = jax.vmap(_attend_one, in_axes=(0, None, 0, 0))
     out = jax.vmap(attend)(projected, memory, policy_query, rngs)
-    trains = isinstance(memory, TrainingMemory)
-    leaves = memory.tokens if trains else memory_lib.leaves(memory)
-    leaves = attend_all(projected, leaves)
+    prepared = isinstance(memory, TrainingMemory)
+    tokens = memory.tokens if prepared else memory_lib.leaves(memory)
+    leaves = attend_all(projected, tokens)
+    # On a CPU, sums of slices are faster than sums along a short axis.
     heads = [leaves.weights[..., h, :] for h in range(self.num_heads)]
     leaf_weights = memory_lib.spread_leaves(
       functools.reduce(jnp.add, heads) / len(heads),

@@ -179,8 +179,9 @@ def part_calls(case: Case, params: typing.Any) -> dict[str, Callable[[], typing.
     return out.output, out.log_prob, out.entropy
 
   def leaf_attention(heads, arrays):
+    keys, values = arrays
     attend = jax.vmap(attention.cross_attention)
-    return attend(heads, *arrays, tokens.mask).output
+    return attend(heads, keys, values, tokens.mask).output
 
   def head(params, queries):
     return model.apply(params, queries, method=lambda model, x: model.head(x))

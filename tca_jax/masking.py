@@ -100,11 +100,8 @@ def softmax_of_members(
   >>> [weight.item() for weight in softmax_of_members([jnp.zeros(())] * 2, [True] * 2)]
   [0.5, 0.5]
   """
-  shifted, total = _shift_members(logits, mask)
-  return [
-    jnp.where(valid, jnp.exp(logit), 0) / total
-    for logit, valid in zip(shifted, mask, strict=True)
-  ]
+  _, exponentials, total = _shift_members(logits, mask)
+  return [exponential / total for exponential in exponentials]
 
 
 def log_softmax_of_members(
@@ -122,7 +119,7 @@ def log_softmax_of_members(
   >>> [x.item() for x in log_softmax_of_members([jnp.ones(())] * 2, [True, False])][0]
   0.0
   """
-  shifted, total = _shift_members(logits, mask)
+  shifted, _, total = _shift_members(logits, mask)
   log_total = jnp.log(total)
   return [
     jnp.where(valid, logit - log_total, MASKED)
@@ -132,8 +129,8 @@ def log_softmax_of_members(
 
 def _shift_members(
   logits: Sequence[jax.Array], mask: Sequence[jax.Array]
-) -> tuple[list[jax.Array], jax.Array]:
-  """Subtracts the maximum of all members; also the sum of exponentials, or 1 if it is 0."""
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+  """Logits minus their maximum, their exponentials, and the sum of these; 1 if it is 0."""
   members = list(zip(logits, mask, strict=True))
   shifted = [jnp.where(valid, logit, MASKED) for logit, valid in members]
   peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, shifted))
@@ -143,7 +140,7 @@ def _shift_members(
     for logit, valid in zip(shifted, mask, strict=True)
   ]
   total = functools.reduce(jnp.add, exponentials)
-  return shifted, jnp.where(total > 0, total, 1)
+  return shifted, exponentials, jnp.where(total > 0, total, 1)
 
 
 def masked_mean(

@@ -16,7 +16,6 @@ from tca_jax import sharded_tree
 from tca_jax import state
 from tca_jax.checks import as_array
 from tca_jax.checks import check_floating
-from tca_jax.node_counts import digit_reversal
 from tca_jax.node_counts import leaves_of_tokens
 from tca_jax.tree import Tree
 from tca_jax.tree import tree_depth
@@ -253,11 +252,13 @@ def for_training(
     num_tokens: N, the number of tokens of the context, valid or not.
   """
   tree = memory.tree
-  leaf = leaves_of_tokens(num_tokens, tree.branch_factor, tree.depth)
+  leaf = np.flatnonzero(leaves_of_tokens(num_tokens, tree.branch_factor, tree.depth))
   slots = level_slots(tree, tree.depth).start + leaf
-  fields = {name: getattr(memory, name) for name in TreeMemory.__dataclass_fields__}
   return TrainingMemory(
-    **fields,
+    tree=tree,
+    keys=memory.keys,
+    values=memory.values,
+    policy_keys=memory.policy_keys,
     tokens=FlatMemory(
       keys=keys[..., slots, :, :],
       values=memory.values[..., slots, :, :],
@@ -280,8 +281,8 @@ def spread_leaves(weights: jax.Array, num_leaves: int, branch_factor: int) -> ja
   >>> spread_leaves(jnp.arange(1.0, 6.0), 8, 2).tolist()
   [1.0, 2.0, 3.0, 0.0, 4.0, 0.0, 5.0, 0.0]
   """
-  num_tokens, depth = weights.shape[-1], tree_depth(num_leaves, branch_factor)
-  has_token = digit_reversal(branch_factor, depth) < num_tokens
+  depth = tree_depth(num_leaves, branch_factor)
+  has_token = leaves_of_tokens(weights.shape[-1], branch_factor, depth)
   index = np.maximum(np.cumsum(has_token) - 1, 0)
   return jnp.where(has_token, jnp.take(weights, index, axis=-1), 0)
 

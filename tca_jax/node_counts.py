@@ -50,17 +50,17 @@ def even_counts(count: jax.Array, b: int, level: int) -> jax.Array:
 
 
 def leaves_of_tokens(num_tokens: int, b: int, depth: int) -> np.ndarray:
-  """Selects the leaves that can have a valid token, ascending, `[N]` int.
+  """Tells which leaves can have a valid token, `[b**depth]` bool; N are True.
 
   Args:
     num_tokens: N, the largest number of valid tokens, at most b**depth.
     b: the branch factor.
     depth: the level of the leaves.
 
-  >>> leaves_of_tokens(5, 2, 3).tolist()
-  [0, 1, 2, 4, 6]
+  >>> leaves_of_tokens(5, 2, 3).astype(int).tolist()
+  [1, 1, 1, 0, 1, 0, 1, 0]
   """
-  return np.flatnonzero(digit_reversal(b, depth) < num_tokens)
+  return digit_reversal(b, depth) < num_tokens
 
 
 def parents_of_several(num_tokens: int, b: int, depth: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def parents_of_several(num_tokens: int, b: int, depth: int) -> np.ndarray:
   >>> parents_of_several(5, 2, 3).tolist()
   [0]
   """
-  return np.flatnonzero(digit_reversal(b, depth).reshape(-1, b)[:, 1] < num_tokens)
+  return np.flatnonzero(leaves_of_tokens(num_tokens, b, depth).reshape(-1, b)[:, 1])
 
 
 def split_count(count: typing.Any, b: int) -> typing.Any:

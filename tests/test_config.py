@@ -53,6 +53,7 @@ def test_from_recipe_paper_has_the_published_values():
   assert (gp.adam_b1, gp.dropout, gp.num_layers) == (0.9, 0, 6)
   assert (copy.batch_size, gp.batch_size, image.batch_size) == (128, 16, 100)
   assert copy.clip_norm == gp.clip_norm == 1 and image.clip_norm == 0
+  assert copy.weight_decay == gp.weight_decay == image.weight_decay == 0
   assert copy.num_steps == gp.num_steps == 100_000
   assert (gp.sizes, gp.num_frequencies, image.num_frequencies) == ("batch", 0, 0)
   assert not (copy.position_skip or gp.position_skip or image.position_skip)

@@ -12,6 +12,8 @@ import time
 
 import chex
 from etils import epath
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -211,6 +213,27 @@ def test_train_crash_and_truncated_checkpoint_resume_bit_for_bit(
   _assert_same_run(workdir, finished[0])
   sessions = provenance.training_sessions(workdir)
   assert [session["first_step"] for session in sessions] == [0, 30]
+
+
+def test_weight_decay_shrinks_weights_and_not_biases():
+  params = {"kernel": jnp.full((2, 3), 4.0), "bias": jnp.full(3, 4.0)}
+  gradient = {"kernel": jnp.full((2, 3), 0.1), "bias": jnp.full(3, 0.1)}
+
+  def update(weight_decay: float) -> dict[str, jax.Array]:
+    config = dataclasses.replace(CONFIG, weight_decay=weight_decay)
+    optimizer = train.build_optimizer(config)
+    state = optimizer.init(params)
+    # The learning rate of the first step is 0, as warm-up starts there.
+    _, state = optimizer.update(gradient, state, params)
+    return optimizer.update(gradient, state, params)[0]
+
+  learning_rate = CONFIG.learning_rate / min(CONFIG.warmup_steps, STEPS // 2)
+  adam, decayed = update(0.0), update(0.25)
+  np.testing.assert_allclose(adam["kernel"], -learning_rate, rtol=1e-4)
+  np.testing.assert_allclose(
+    decayed["kernel"], adam["kernel"] - learning_rate * 0.25 * 4, rtol=1e-5
+  )
+  np.testing.assert_array_equal(decayed["bias"], adam["bias"])
 
 
 def test_train_nonfinite_loss_raises_and_keeps_finite_checkpoints(tmp_path):

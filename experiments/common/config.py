@@ -283,6 +283,13 @@ class Config:
   clip_norm: float = option(
     "training", 1.0, "Largest global norm of a gradient; 0: no clipping.", at_least=0
   )
+  weight_decay: float = option(
+    "training",
+    0.0,
+    "Weight decay of AdamW, relative to the learning rate, for the weights of linear"
+    " layers and not for their biases; 0: Adam.",
+    at_least=0,
+  )
   lambda_ca: float = option(
     "training",
     1.0,

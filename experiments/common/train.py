@@ -132,7 +132,7 @@ def _train(
 
 
 def build_optimizer(config: Config) -> optax.GradientTransformation:
-  """Adam with warm-up, cosine decay to 0 and gradient clipping."""
+  """Adam with warm-up, cosine decay to 0, gradient clipping and weight decay."""
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
@@ -140,9 +140,18 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
     decay_steps=config.num_steps,
   )
   adam = optax.adam(schedule, b1=config.adam_b1)
+  if config.weight_decay:
+    adam = optax.adamw(
+      schedule, b1=config.adam_b1, weight_decay=config.weight_decay, mask=_is_weight
+    )
   if not config.clip_norm:
     return adam
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+
+def _is_weight(params: typing.Any) -> typing.Any:
+  """Tells weights of linear layers from biases and scales, which have one axis."""
+  return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def init_params(task: task_lib.Task) -> typing.Any:

@@ -316,8 +316,9 @@ def slot_logits(query: jax.Array, keys: jax.Array, slots: jax.Array) -> jax.Arra
   """
   row, child = jnp.divmod(slots, keys.shape[2])
   read = keys.at[row, :, child].get(mode="promise_in_bounds")
-  logits = jnp.einsum("hd,nhd->hn", query, read, preferred_element_type=jnp.float32)
-  return logits.T / jnp.sqrt(jnp.float32(query.shape[-1]))
+  # With the heads first in the result, a CPU would copy the keys in another order.
+  logits = jnp.einsum("hd,nhd->nh", query, read, preferred_element_type=jnp.float32)
+  return logits / jnp.sqrt(jnp.float32(query.shape[-1]))
 
 
 def drop_chosen(x: jax.Array, choice: jax.Array) -> jax.Array:

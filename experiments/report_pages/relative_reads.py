@@ -12,7 +12,11 @@ _DATA = tuple(row for row in runs.ROWS if {"kernel", "dataset"} & row.options.ke
 # Options that select the same data; others select a number of steps.
 _NAMES = ("kernel", "dataset", "unseen")
 # What a title says of runs with one of these options.
-_VARIANTS = {"fits_covariance": "fitted covariance", "joined_share": "joined images"}
+_VARIANTS = {
+  "fits_covariance": "fitted covariance",
+  "joined_share": "joined images",
+  "weight_decay": "weight decay",
+}
 _FIGURES = {
   "completion_relative.png": "Digits completed by Relative TCA along one path",
   "photos_relative.png": "Photo patches completed by Relative TCA along one path",
@@ -46,7 +50,7 @@ def section(results: Results) -> str:
       " covariance (`--fits_covariance`), the nodes are interpolated by the covariance"
       " function that fits all values of the context; otherwise each query chooses one."
       " With joined images (`--joined_share`), training images are joined from parts of"
-      " two."
+      " two; with weight decay (`--weight_decay`), by AdamW."
       " A training example is a function or an image; it counts each time it is drawn."
       " Runs with other batch sizes are evaluated on other functions of the same"
       " distribution: compare their distances to the exact posterior."

@@ -249,7 +249,7 @@ def clean_context(
   Raises:
     ValueError: see `check_context`.
 
-  >>> x = np.array([[1.0], [np.nan]], np.float32)
+  >>> x = np.array([[1.0], [np.inf]], np.float32)
   >>> [y.tolist() for y in clean_context(x, np.array([True, False]), values=x)]
   [[[1.0], [0.0]], [True, False], [[1.0], [0.0]]]
   """

@@ -23,7 +23,7 @@ def vary_like(x: jax.Array, *others: jax.typing.ArrayLike) -> jax.Array:
   Returns:
     An array with the values of x.
 
-  >>> vary_like(jnp.int32(7), jnp.array([jnp.nan])).item()
+  >>> vary_like(jnp.int32(7), jnp.array([jnp.inf])).item()
   7
   """
   for other in others:

@@ -286,8 +286,8 @@ class Config:
   weight_decay: float = option(
     "training",
     0.0,
-    "Weight decay of AdamW, relative to the learning rate, for the weights of linear"
-    " layers and not for their biases; 0: Adam.",
+    "Weight decay of AdamW, relative to the learning rate, of all parameters except"
+    " biases and scales; 0: Adam.",
     at_least=0,
   )
   lambda_ca: float = option(

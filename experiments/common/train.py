@@ -142,15 +142,15 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
   adam = optax.adam(schedule, b1=config.adam_b1)
   if config.weight_decay:
     adam = optax.adamw(
-      schedule, b1=config.adam_b1, weight_decay=config.weight_decay, mask=_is_weight
+      schedule, b1=config.adam_b1, weight_decay=config.weight_decay, mask=_decays
     )
   if not config.clip_norm:
     return adam
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
 
 
-def _is_weight(params: typing.Any) -> typing.Any:
-  """Tells weights of linear layers from biases and scales, which have one axis."""
+def _decays(params: typing.Any) -> typing.Any:
+  """Tells which parameters decay: all but biases and scales, which have one axis."""
   return jax.tree.map(lambda x: x.ndim > 1, params)
 
 

@@ -53,7 +53,9 @@ def as_array(name: str, x: typing.Any) -> jax.Array:
   if isinstance(x, jax.Array):
     return x
   try:
-    return jnp.asarray(x)
+    # NaN may be in masked tokens, and where it may not be, another check names it.
+    with jax.debug_nans(False):
+      return jnp.asarray(x)
   except (TypeError, ValueError) as error:
     raise TypeError(
       f"{name} must be an array or nested lists of numbers, got {type(x).__name__}:"
@@ -249,7 +251,7 @@ def clean_context(
   Raises:
     ValueError: see `check_context`.
 
-  >>> x = np.array([[1.0], [np.inf]], np.float32)
+  >>> x = np.array([[1.0], [np.nan]], np.float32)
   >>> [y.tolist() for y in clean_context(x, np.array([True, False]), values=x)]
   [[[1.0], [0.0]], [True, False], [[1.0], [0.0]]]
   """

@@ -145,6 +145,41 @@ def index_context(
   return memory, seconds
 
 
+def make_server(
+  model: tca_jax.ReTreever,
+  params: typing.Any,
+  memory: typing.Any,
+  num_context: int,
+  num_queries: int,
+  reader: systems.Reader,
+) -> serving.Server:
+  """Makes a server of predictions, in parts that fit into working memory.
+
+  Args:
+    model: a model of scattered points.
+    params: its parameters.
+    memory: memory of one context.
+    num_context: number of points in the context.
+    num_queries: number of locations in most calls.
+    reader: way to read the model.
+
+  Returns:
+    A server: from locations `[1, M, C]`, distributions of standardised values,
+    `[1, M, E]`, and the number of nodes, latents or tokens that each query read, `[1, M]`.
+  """
+
+  def apply(memory, coords):
+    prediction = reader(model, params, memory, coords)
+    return prediction.output, prediction.reading.num_read
+
+  largest = reader.most_queries
+  if reader.reads_all:
+    largest = min(largest, max(_MAX_LOGITS // num_context, 1))
+  # Parts of equal size, so that the last one needs little padding.
+  num_parts = math.ceil(num_queries / largest)
+  return serving.Server(apply, memory, sizes=(math.ceil(num_queries / num_parts),))
+
+
 def predict(
   model: tca_jax.ReTreever,
   params: typing.Any,
@@ -167,20 +202,8 @@ def predict(
     Distributions of standardised values, `[M, E]`; the number of nodes, latents or
     tokens that each query read, `[M]`; "read_compile_seconds" and "read_seconds".
   """
-
-  def apply(memory, coords):
-    prediction = reader(model, params, memory, coords)
-    return prediction.output, prediction.reading.num_read
-
-  largest = reader.most_queries
-  if reader.reads_all:
-    largest = min(largest, max(_MAX_LOGITS // num_context, 1))
-  # Parts of equal size, so that the last one needs little padding.
   queries = np.asarray(coords)[None]
-  num_parts = math.ceil(queries.shape[1] / largest)
-  server = serving.Server(
-    apply, memory, sizes=(math.ceil(queries.shape[1] / num_parts),)
-  )
+  server = make_server(model, params, memory, num_context, queries.shape[1], reader)
   clock = timing.Clock()
   server(queries[:, :1])
   seconds = {"read_compile_seconds": clock.lap()}

@@ -128,7 +128,7 @@ def _inverse_products(matrix: jax.Array, right: jax.Array) -> jax.Array:
   Returns:
     `[..., n, n]`.
   """
-  half = _half_solution(jnp.linalg.cholesky(matrix), right)
+  half = _half_solution(jax.lax.linalg.cholesky(matrix, symmetrize_input=False), right)
   return _products(half, half)
 
 
@@ -137,7 +137,7 @@ def _inverse_products_jvp(
   primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   (matrix, right), (d_matrix, d_right) = primals, tangents
-  factor = jnp.linalg.cholesky(matrix)
+  factor = jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
   half = _half_solution(factor, right)
   solution = _half_solution(factor, half, transpose_a=True)
   change = _products(d_right, solution)

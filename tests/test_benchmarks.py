@@ -13,6 +13,7 @@ from benchmarks import build
 from benchmarks import common
 from benchmarks import contexts
 from benchmarks import growth
+from benchmarks import maps
 from benchmarks import retrieval
 from benchmarks import sharding
 from benchmarks import sweep
@@ -165,6 +166,23 @@ def test_growth_main_tiny_sizes_write_times_and_quality(tmp_path):
 
 
 @pytest.mark.slow
+def test_maps_main_fault_has_the_errors_of_the_evaluations(tmp_path):
+  rows = _run(maps, tmp_path, "--maps=fault", "--num_context=1000")
+  assert [row["system"] for row in rows] == [*maps.MODELS, "kriging", "linear"]
+  assert all(row["num_tokens"] == 1000 and row["us_per_query"] > 0 for row in rows)
+  evaluation = ROOT / "results" / "scaling_terrain_relative_tca.json"
+  content = json.loads(evaluation.read_text())
+  expected = {
+    row["system"]: row["rmse"]
+    for row in content["rows"] + content["baselines"]
+    if row["num_context"] == 1000
+  }
+  found = {row["system"]: row["rmse"] for row in rows}
+  for system in ("relative_tca", "kriging", "linear"):
+    assert found[system] == pytest.approx(expected[system], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_sharding_main_two_devices_formulas_agree(tmp_path):
   options = ["--num_tokens=40", "--num_devices=1,2", "--num_queries=4", "--repeats=1"]
   flag = "--xla_force_host_platform_device_count"
@@ -201,7 +219,16 @@ def test_command_line_bad_size_is_refused():
 
 
 def test_define_flags_help_texts_are_noun_phrases():
-  for benchmark in (build, contexts, growth, retrieval, sharding, sweep, training):
+  for benchmark in (
+    build,
+    contexts,
+    growth,
+    maps,
+    retrieval,
+    sharding,
+    sweep,
+    training,
+  ):
     values = _parse(benchmark)
     for name in values:
       text = values[name].help.rpartition(">: ")[2]  # after the values of an enum

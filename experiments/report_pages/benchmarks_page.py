@@ -37,6 +37,12 @@ _TRAINING = (
   " digits. The policy either shares the projections of the attention, as in the paper,"
   " or has its own, which is the default of our experiments."
 )
+_MAPS = (
+  "The shipped models and the baselines predict the same held-out points of a real map"
+  " from the same context, in turn. A memory, a fit or a triangulation is made before."
+  " TCA follows one path, Relative TCA as many as in training, and Cross Attention reads"
+  " all points."
+)
 _SWEEP = (
   "Each row changes the width, the number of heads, the branch factor or the data type of"
   " the first row. Build is aggregation and caching; the other columns are microseconds"
@@ -61,6 +67,7 @@ def make(results: Results) -> str:
     _benchmark(results, "Reading", "retrieval", _READING, speed.reading),
     _benchmark(results, "Building a memory", "build", _BUILDING, speed.building),
     _benchmark(results, "Training steps", "training", _TRAINING, speed.training),
+    _benchmark(results, "Whole maps", "maps", _MAPS, speed.maps),
     _benchmark(results, "Sweep over shapes", "sweep", _SWEEP, speed.sweep),
     _benchmark(
       results, "Contexts that grow", "growth", growing.INTRODUCTION, growing.parts
@@ -126,6 +133,7 @@ def _commands() -> str:
     "python -m benchmarks.retrieval --num_tokens=1024,16384 --num_queries=1,256\n"
     "python -m benchmarks.build --num_tokens=16384,1048576\n"
     "python -m benchmarks.training\n"
+    "python -m benchmarks.maps\n"
     "python -m benchmarks.sweep\n"
     "python -m benchmarks.growth --repeats=2\n"
     "XLA_FLAGS=--xla_force_host_platform_device_count=8"

@@ -186,6 +186,24 @@ def sweep(rows: Rows) -> list[str]:
   ]
 
 
+def maps(rows: Rows) -> list[str]:
+  """The times of predictions of whole maps."""
+  by_context: dict[tuple[str, int], Rows] = {}
+  for row in rows:
+    by_context.setdefault((row["map"], row["num_tokens"]), []).append(row)
+  lines = []
+  for (name, num_tokens), systems in by_context.items():
+    first = systems[0]["us_per_query"]
+    for row in systems:
+      time = row["us_per_query"]
+      title, ratio = TITLES[row["system"]], f"{time / first:.2f}x"
+      error = f"{row['rmse']:.1f} {row['unit']}"
+      lines.append([name, f"{num_tokens:,}", title, f"{time:,.1f}", ratio, error])
+  header = ["map", "context points", "model", "us per query"]
+  header.append(f"/ {TITLES[rows[0]['system']]}")
+  return [tables.markdown([*header, "RMSE"], lines)]
+
+
 def _slower(rows: Rows, counts: list[int]) -> str:
   """States how a read with bfloat16 compares with the first row, which has float32."""
   ratios_by_count = []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import contextlib
 import json
 import os
+import threading
 import typing
 import zipfile
 import zlib
@@ -39,10 +40,16 @@ __all__ = [
 Predict = Callable[[typing.Any, jax.Array], typing.Any]
 
 
+# On a CPU, two programs with batched Cholesky factorisations, as in relative models, can
+# wait for each other's threads for ever.
+_TURN = threading.Lock()
+
+
 class Server:
   """Answers requests of any number of queries with a few compiled sizes.
 
-  Requests are padded to the next size; larger ones are split.
+  Requests are padded to the next size; larger ones are split. Requests from several
+  threads take turns, also those to different servers.
 
   >>> server = Server(lambda memory, x: memory + x, jnp.ones(()), sizes=(1, 4))
   >>> server(jnp.zeros((1, 6, 2))).shape
@@ -118,6 +125,12 @@ class Server:
         "memory was donated to another call, which has changed its arrays; give the"
         " result of that call to update"
       )
+    with _TURN:
+      answers = self._answer(memory, queries)
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *answers)
+
+  def _answer(self, memory: list[typing.Any], queries: np.ndarray) -> list[typing.Any]:
+    """The results of `__call__` for parts of the queries."""
     parts = []
     for start in range(0, queries.shape[1], self._sizes[-1]):
       part = queries[:, start : start + self._sizes[-1]]
@@ -126,11 +139,10 @@ class Server:
       padding = [(0, 0), (0, size - count)] + [(0, 0)] * (part.ndim - 2)
       parts.append((count, self._predict(memory, np.pad(part, padding))))
     # Fetch results only after all parts have been dispatched.
-    answers = [
+    return [
       jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], part)
       for count, part in parts
     ]
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *answers)
 
 
 def export_read(

@@ -172,6 +172,26 @@ def test_server_update_to_another_class_or_after_donation_raises(growth):
   assert np.all(np.isfinite(server(queries)))
 
 
+def test_server_requests_from_several_threads_take_turns():
+  # Two Cholesky factorisations at once can stop a process for good, so it is another one.
+  code = """
+from concurrent import futures
+import jax.numpy as jnp
+import numpy as np
+from tca_jax import serving
+
+def half(memory, x):
+  return jnp.linalg.cholesky(memory + jnp.zeros((*x.shape[:2], 32, 32)))
+
+servers = [serving.Server(half, 4 * jnp.eye(32), sizes=(256,)) for _ in range(2)]
+queries = np.zeros((1, 256, 1), np.float32)
+with futures.ThreadPoolExecutor(4) as pool:
+  answers = list(pool.map(lambda i: servers[i % 2](queries), range(200)))
+assert all(np.array_equal(x[0, -1], 2 * np.eye(32)) for x in answers)
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_exported_program_reads_a_grown_memory_of_its_capacity(growth):
   growing, insert, rebuild, predict, queries = growth
   program = jax.export.deserialize(

@@ -359,7 +359,7 @@ def _weighted_sum(weights: jax.Array, slots: jax.Array, values: jax.Array) -> ja
   """The sum, `[H, Dv]` float32, of values in slots `[n]` with weights `[n, H]`."""
   # A row for each head, as in `slot_logits`.
   head = jnp.arange(values.shape[1], dtype=jnp.int32)[:, None]
-  index = slots * values.shape[1] + head
+  index = slots[None] * values.shape[1] + head
   read = gather_rows(values.reshape(-1, values.shape[2]), index).astype(jnp.float32)
   return jnp.einsum("nh,hnd->hd", weights, read)
 

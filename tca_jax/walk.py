@@ -317,7 +317,7 @@ def slot_logits(query: jax.Array, keys: jax.Array, slots: jax.Array) -> jax.Arra
   row, child = jnp.divmod(slots, keys.shape[2])
   # A row for each head, in the order of the product: else a CPU copies what it read.
   head = jnp.arange(keys.shape[1], dtype=jnp.int32)[:, None]
-  index = (row * keys.shape[1] + head) * keys.shape[2] + child
+  index = (row[None] * keys.shape[1] + head) * keys.shape[2] + child[None]
   read = gather_rows(keys.reshape(-1, keys.shape[3]), index)
   logits = jnp.einsum("hd,hnd->nh", query, read, preferred_element_type=jnp.float32)
   return logits / jnp.sqrt(jnp.float32(query.shape[-1]))

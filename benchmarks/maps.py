@@ -7,6 +7,7 @@ compute once for a context, such as a memory or a fit, is not timed.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import functools
 import typing
 
@@ -22,6 +23,7 @@ from experiments.common import kriging
 from experiments.common import tables
 from experiments.common import timing
 from experiments.common.systems import TITLES
+from experiments.common.task import Restored
 from experiments.report_pages.ratios import Row
 
 # The shipped models of each map start with this.
@@ -32,11 +34,18 @@ CHECKPOINTS = {
 MODELS = ("relative_tca", "tca", "ca", "perceiver")
 
 
-def measure(name: str, num_context: int, num_targets: int, repeats: int) -> list[Row]:
+def measure(
+  name: str,
+  restored: Mapping[str, Restored[terrain.TerrainTask]],
+  num_context: int,
+  num_targets: int,
+  repeats: int,
+) -> list[Row]:
   """Measures the time and the error of all predictions from one context.
 
   Args:
     name: the map, of `CHECKPOINTS`.
+    restored: its shipped models, by `MODELS`.
     num_context: the largest number of points in the context.
     num_targets: the largest number of points to predict.
     repeats: the number of rounds of timing.
@@ -44,9 +53,6 @@ def measure(name: str, num_context: int, num_targets: int, repeats: int) -> list
   Returns:
     A row for each of `MODELS`, for local kriging and for linear interpolation.
   """
-  restored = {
-    model: terrain.PROGRAM.restore(f"{CHECKPOINTS[name]}_{model}") for model in MODELS
-  }
   points = restored[MODELS[0]].task.map
   context = points.train.take_first(num_context)
   targets = points.held_out.take_first(num_targets)
@@ -55,7 +61,7 @@ def measure(name: str, num_context: int, num_targets: int, repeats: int) -> list
   for model, found in restored.items():
     inputs = found.task.model, found.params
     memory, _ = terrain_scaling.index_context(*inputs, context)
-    reader = next(iter(found.task.system.readers.values()))
+    reader = found.task.system.evaluation_reader(found.task.config)
     sizes = len(known), len(queries)
     server = terrain_scaling.make_server(*inputs, memory, *sizes, reader)
     predict[model] = functools.partial(server, queries[None])
@@ -121,8 +127,11 @@ def main(values: flags.FlagValues) -> None:
   """Measures all maps and sizes, and writes maps.json and .txt."""
   rows: list[Row] = []
   for name in values.maps:
+    restored = {
+      model: terrain.PROGRAM.restore(f"{CHECKPOINTS[name]}_{model}") for model in MODELS
+    }
     for num_context in common.ints(values, "num_context"):
-      rows += measure(name, num_context, values.num_targets, values.repeats)
+      rows += measure(name, restored, num_context, values.num_targets, values.repeats)
       common.keep(values, "maps", rows)
       print(f"{name}, {rows[-1]['num_tokens']:,} points", flush=True)
   common.finish(values, "maps", rows, summarise(rows))

@@ -40,6 +40,7 @@ from tca_jax.sharded_tree import stored_slot
 from tca_jax.tree import Tree
 from tca_jax.walk import child_logits
 from tca_jax.walk import drop_chosen
+from tca_jax.walk import gather_heads
 from tca_jax.walk import gather_rows
 from tca_jax.walk import locate_nodes
 from tca_jax.walk import logits_read
@@ -357,10 +358,7 @@ def _policy(
 
 def _weighted_sum(weights: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
   """The sum, `[H, Dv]` float32, of values in slots `[n]` with weights `[n, H]`."""
-  # A row for each head, as in `slot_logits`.
-  head = jnp.arange(values.shape[1], dtype=jnp.int32)[:, None]
-  index = slots[None] * values.shape[1] + head
-  read = gather_rows(values.reshape(-1, values.shape[2]), index).astype(jnp.float32)
+  read = gather_heads(values[:, :, None], slots).astype(jnp.float32)
   return jnp.einsum("nh,hnd->hd", weights, read)
 
 

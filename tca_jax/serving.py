@@ -119,18 +119,17 @@ class Server:
     queries = np.asarray(queries)
     if queries.ndim < 2 or not queries.shape[1]:
       raise ValueError(f"queries must be [B, M, ...], M >= 1, got {queries.shape}")
+    with _TURN:
+      return self._answer(queries)
+
+  def _answer(self, queries: np.ndarray) -> typing.Any:
+    """The result of `__call__`, while no other thread has its turn."""
     memory = self._arrays  # the same for all parts
     if any(isinstance(x, jax.Array) and x.is_deleted() for x in memory):
       raise ValueError(
         "memory was donated to another call, which has changed its arrays; give the"
         " result of that call to update"
       )
-    with _TURN:
-      answers = self._answer(memory, queries)
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *answers)
-
-  def _answer(self, memory: list[typing.Any], queries: np.ndarray) -> list[typing.Any]:
-    """The results of `__call__` for parts of the queries."""
     parts = []
     for start in range(0, queries.shape[1], self._sizes[-1]):
       part = queries[:, start : start + self._sizes[-1]]
@@ -139,10 +138,11 @@ class Server:
       padding = [(0, 0), (0, size - count)] + [(0, 0)] * (part.ndim - 2)
       parts.append((count, self._predict(memory, np.pad(part, padding))))
     # Fetch results only after all parts have been dispatched.
-    return [
+    answers = [
       jax.tree.map(lambda x, n=count: np.asarray(x)[:, :n], part)
       for count, part in parts
     ]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *answers)
 
 
 def export_read(

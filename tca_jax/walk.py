@@ -26,6 +26,7 @@ __all__ = [
   "Walk",
   "child_logits",
   "drop_chosen",
+  "gather_heads",
   "gather_rows",
   "locate_nodes",
   "logits_read",
@@ -286,6 +287,26 @@ def gather_rows(table: jax.Array, index: jax.Array) -> jax.Array:
   return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
 
 
+def gather_heads(table: jax.Array, slots: jax.Array) -> jax.Array:
+  """Gathers the nodes in slots, a row for each head.
+
+  A product over heads takes the rows in this order. If a row had all heads, a CPU would
+  copy what it has read.
+
+  Args:
+    table: `[R, H, b, width]`, as the keys of `TreeMemory`.
+    slots: `[n]` int32, all in [0, R * b), which is not checked.
+
+  Returns:
+    `[H, n, width]`.
+  """
+  _, num_heads, b, width = table.shape
+  row, child = jnp.divmod(slots[None], b)
+  head = jnp.arange(num_heads, dtype=jnp.int32)[:, None]
+  index = (row * num_heads + head) * b + child
+  return gather_rows(table.reshape(-1, width), index)
+
+
 def child_logits(query: jax.Array, keys: jax.Array) -> jax.Array:
   """Computes scaled dot products, q . k / sqrt(Dh), in float32.
 
@@ -314,11 +335,7 @@ def slot_logits(query: jax.Array, keys: jax.Array, slots: jax.Array) -> jax.Arra
   Returns:
     `[n, H]` float32.
   """
-  row, child = jnp.divmod(slots, keys.shape[2])
-  # A row for each head, in the order of the product: else a CPU copies what it read.
-  head = jnp.arange(keys.shape[1], dtype=jnp.int32)[:, None]
-  index = (row[None] * keys.shape[1] + head) * keys.shape[2] + child[None]
-  read = gather_rows(keys.reshape(-1, keys.shape[3]), index)
+  read = gather_heads(keys, slots)
   logits = jnp.einsum("hd,hnd->nh", query, read, preferred_element_type=jnp.float32)
   return logits / jnp.sqrt(jnp.float32(query.shape[-1]))
 

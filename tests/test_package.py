@@ -402,6 +402,7 @@ SURFACE = {
     "Walk",
     "child_logits",
     "drop_chosen",
+    "gather_heads",
     "gather_rows",
     "locate_nodes",
     "logits_read",

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax.covariance import Covariance
+from tca_jax.covariance import squared_length
 
 __all__ = ["LENGTHS", "NUM_CANDIDATES", "average", "last_tokens", "log_likelihoods"]
 
@@ -123,7 +124,7 @@ def log_likelihoods(
   def covariance(distance: int) -> jax.Array:
     """`[n, K]`, of each token and that which is `distance` before."""
     offset = location - jnp.roll(location, distance, axis=0)
-    square = jnp.sum(offset**2, axis=-1, keepdims=True)
+    square = squared_length(offset)[..., None]
     rates = np.asarray(-0.5 / np.square(LENGTHS), np.float32)[None]
     exponentials = jnp.exp(square * rates)
     return jnp.matmul(exponentials, _variances().T, precision="highest")
@@ -152,7 +153,7 @@ def log_likelihoods(
       # Rounding does not make it smaller than the noise.
       among[p, p] = jnp.maximum(among[p, p], noise)
   variance = among[tokens[-1], tokens[-1]]
-  square = jnp.sum(errors[-1] ** 2, axis=-1)
+  square = squared_length(errors[-1])
   log_density = -0.5 * (square / variance + value.shape[-1] * jnp.log(variance))
   return jnp.sum(jnp.where(counted[:, None], log_density, 0), axis=0)
 

@@ -120,7 +120,7 @@ def level_slots(tree: Tree, level: int) -> slice:
   if level == 0 and tree.depth > 0:
     raise ValueError("a memory has no slot for the root: level must be at least 1")
   b = tree.branch_factor
-  start = max((b**level - 1) // (b - 1) - 1, 0)
+  start = max(sharded_tree.num_above(level, b) - 1, 0)
   return slice(start, start + b**level)
 
 

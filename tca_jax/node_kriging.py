@@ -9,12 +9,11 @@ Each query brings its covariance function, see `covariance`, in the units of its
 `LocalFrame`.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 from tca_jax.covariance import Covariance
+from tca_jax.covariance import squared_length
 from tca_jax.node_memory import Nodes
 from tca_jax.relative import LocalFrame
 from tca_jax.relative import residual_values
@@ -45,7 +44,7 @@ def nearest_of(
   )
   if num_nearest >= lead[-1]:
     return offset, nodes
-  square = jnp.where(nodes.count > 0, jnp.sum(offset**2, axis=-1), jnp.inf)
+  square = jnp.where(nodes.count > 0, squared_length(offset), jnp.inf)
   index = jax.lax.top_k(-square, num_nearest)[1]
 
   def take(x: jax.Array) -> jax.Array:
@@ -83,14 +82,13 @@ def krige(
   sides = jnp.mean(((nodes.high - nodes.low) / length) ** 2, axis=-1)
   spread = sides / 12 * (nodes.count + 1) / jnp.maximum(nodes.count - 1, 1)
 
-  # One array per axis: a CPU is slow at trailing axes of size two.
-  coords = [x[..., i] for i in range(x.shape[-1])]
+  axes = x.shape[-1]
   among = covariance.between(
-    _sum_of_squares([c[..., :, None] - c[..., None, :] for c in coords]),
+    squared_length(x[..., :, None, :] - x[..., None, :, :]),
     spread[..., :, None] + spread[..., None, :],
-    len(coords),
+    axes,
   )
-  to_query = covariance.between(_sum_of_squares(coords), spread, len(coords))
+  to_query = covariance.between(squared_length(x), spread, axes)
   among = jnp.where(valid[..., :, None] & valid[..., None, :], among, 0)
   to_query = jnp.where(valid, to_query, 0)
   variance = covariance.variance
@@ -106,13 +104,6 @@ def krige(
   mean = jnp.clip(mean, jnp.minimum(low, -_MARGIN), jnp.maximum(high, _MARGIN))
   missing = jnp.maximum(variance - explained, _SMALLEST * variance)
   return mean, jnp.sqrt(missing + covariance.noise)
-
-
-def _sum_of_squares(parts: Sequence[jax.Array]) -> jax.Array:
-  total = parts[0] ** 2
-  for part in parts[1:]:
-    total += part**2
-  return total
 
 
 @jax.custom_jvp

@@ -23,12 +23,14 @@ import jax.numpy as jnp
 
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_num_paths
+from tca_jax.covariance import squared_length
 from tca_jax.masking import masked_mean
 from tca_jax.node_memory import NodeMemory
 from tca_jax.node_memory import Nodes
 from tca_jax.node_memory import sibling_nodes
 from tca_jax.node_memory import token_nodes
 from tca_jax.sharded_tree import from_owner
+from tca_jax.sharded_tree import num_above
 from tca_jax.statistics import Domain
 from tca_jax.statistics import LevelStatistics
 from tca_jax.walk import locate_nodes
@@ -147,9 +149,11 @@ def nearest_nodes(
   children = jnp.arange(b, dtype=jnp.int32)
   # The nodes on the beam: their slots, distances, and whether they have a token.
   kept = (jnp.zeros(1, jnp.int32), jnp.zeros(1), tree.num_valid[None] > 0)
-  node = jnp.zeros(1, jnp.int32)
+  # The beam has all nodes of the upper levels, and the walk starts at the last of them.
+  start = sum(b**level <= num_paths for level in range(1, depth))
+  node = num_above(start, b) + jnp.arange(b**start, dtype=jnp.int32)
   read, levels = [], []
-  for level in range(1, depth + 1):
+  for level in range(start + 1, depth + 1):
     siblings = sibling_nodes(memory, node)
     siblings = jax.tree.map(jnp.concatenate, siblings)  # [beam * b, ...]
     slot = (node[:, None] * b + children[None]).ravel()
@@ -178,8 +182,8 @@ def _squared_distance(
   query = query[None]
   centre = nodes.low + (nodes.high - nodes.low) / 2
   gap = jnp.abs(offset_between(query, centre, periods)) - (nodes.high - centre)
-  box = jnp.sum(jnp.maximum(gap, 0) ** 2, axis=-1)
-  centroid = jnp.sum(offset_between(query, nodes.centroid, periods) ** 2, axis=-1)
+  box = squared_length(jnp.maximum(gap, 0))
+  centroid = squared_length(offset_between(query, nodes.centroid, periods))
   return jnp.where(nodes.count > 0, box + _CENTROID_WEIGHT * centroid, _FAR)
 
 
@@ -195,7 +199,7 @@ def local_frame(offset: jax.Array, nodes: Nodes, domain: Domain) -> LocalFrame:
     A `LocalFrame` with axes `[...]`.
   """
   valid = nodes.count > 0
-  square = jnp.where(valid, jnp.sum(offset**2, axis=-1), _FAR)
+  square = jnp.where(valid, squared_length(offset), _FAR)
   smallest = -jax.lax.top_k(-square, min(_NUM_NEAREST, square.shape[-1]))[0]
   mean = masked_mean(smallest, smallest < _FAR, axis=-1)
   extent = jnp.where(domain.extent > 0, domain.extent, 1)
@@ -272,7 +276,7 @@ def split_off_border(
     )
   axes = query.shape[-1]
   where = offset_between(query[..., None, None, :], border[..., :axes], periods)
-  distance = jnp.sum(where**2, axis=-1)
+  distance = squared_length(where)
   left = dataclasses.replace(nodes, border=None)
   sides = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
   parts = []
@@ -375,7 +379,7 @@ def node_features(
   length = frame.length[..., None, None]
   valid = nodes.count[..., None] > 0
   x = offset / length
-  square = jnp.sum(x**2, axis=-1, keepdims=True)
+  square = squared_length(x)[..., None]
   distance = jnp.sqrt(square + _TINY)
   where = [
     jnp.clip(x, -_FARTHEST, _FARTHEST),
@@ -416,7 +420,7 @@ def residual_values(x: jax.Array, nodes: Nodes, frame: LocalFrame) -> jax.Array:
   Returns:
     `[..., S, E]`, in local spreads.
   """
-  distance = jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + _TINY)
+  distance = jnp.sqrt(squared_length(x)[..., None] + _TINY)
   trust = jnp.minimum(1, _TRUST / distance)
   plane = jnp.matmul(x, frame.slope, precision="highest") * trust
   value = nodes.mean - frame.reference[..., None, :] - plane

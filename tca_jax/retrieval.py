@@ -35,6 +35,7 @@ from tca_jax.memory import TreeMemory
 from tca_jax.sharded_tree import add_up
 from tca_jax.sharded_tree import from_owner
 from tca_jax.sharded_tree import keep_own
+from tca_jax.sharded_tree import num_above
 from tca_jax.sharded_tree import stored_row
 from tca_jax.sharded_tree import stored_slot
 from tca_jax.tree import Tree
@@ -326,7 +327,7 @@ def read_beam(
   add(depth, node, occupied, logits)
 
   slot, mask = jnp.concatenate(slots), jnp.concatenate(masks)
-  leaf = node[jnp.argmax(score)] - jnp.int32((b**depth - 1) // (b - 1))
+  leaf = node[jnp.argmax(score)] - num_above(depth, b)
   weights = masked_softmax(jnp.concatenate(slot_logits), mask[:, None], axis=0)
   weights = keep_own(tree, slot // b, weights)
   output = add_up(tree, _weighted_sum(weights, stored_slot(tree, slot), memory.values))

@@ -29,6 +29,7 @@ __all__ = [
   "from_owner",
   "keep_own",
   "level_sizes",
+  "num_above",
   "stored_row",
   "stored_slot",
 ]
@@ -111,7 +112,7 @@ class ShardedTree(Tree):
       have; and the node's row there.
     """
     b, k = self.branch_factor, self.split_level
-    starts = jnp.array([_num_above(level, b) for level in range(self.depth + 1)])
+    starts = jnp.array([num_above(level, b) for level in range(self.depth + 1)])
     starts = starts.astype(jnp.int32)
     reached = node[..., None] >= jnp.expand_dims(starts, range(node.ndim))
     level = jnp.sum(reached, axis=-1, dtype=jnp.int32) - 1
@@ -124,8 +125,8 @@ class ShardedTree(Tree):
     return device, jnp.where(in_subtree, row, node)
 
 
-def _num_above(level: int, b: int) -> int:
-  """The number of nodes above a level."""
+def num_above(level: int, b: int) -> int:
+  """The number of nodes above a level, whose numbers are smaller than its own."""
   return (b**level - 1) // (b - 1)
 
 

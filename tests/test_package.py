@@ -113,7 +113,7 @@ SURFACE = {
     "clean_context",
     "is_traced",
   ],
-  "tca_jax.covariance": ["LENGTHS", "Covariance", "limited_exp"],
+  "tca_jax.covariance": ["LENGTHS", "Covariance", "limited_exp", "squared_length"],
   "tca_jax.covariance_fit": [
     "LENGTHS",
     "NUM_CANDIDATES",
@@ -349,6 +349,7 @@ SURFACE = {
     "from_owner",
     "keep_own",
     "level_sizes",
+    "num_above",
     "stored_row",
     "stored_slot",
   ],

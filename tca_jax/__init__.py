@@ -60,10 +60,10 @@ from tca_jax.statistics import node_statistics
 from tca_jax.statistics import NodeStatistics
 from tca_jax.tree import aggregate
 from tca_jax.tree import build_tree
-from tca_jax.tree import num_read_slots
 from tca_jax.tree import subtree_mass
 from tca_jax.tree import Tree
 from tca_jax.tree import tree_depth
+from tca_jax.walk import num_read_slots
 
 __version__ = "0.2.0"
 

@@ -16,13 +16,13 @@ periodic axis, a difference is the shortest one around the circle.
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from tca_jax.checks import check_floating
-from tca_jax.checks import check_num_paths
 from tca_jax.covariance import squared_length
 from tca_jax.masking import masked_mean
 from tca_jax.node_memory import NodeMemory
@@ -33,6 +33,7 @@ from tca_jax.sharded_tree import from_owner
 from tca_jax.sharded_tree import num_above
 from tca_jax.statistics import Domain
 from tca_jax.statistics import LevelStatistics
+from tca_jax.walk import beam_widths
 from tca_jax.walk import locate_nodes
 from tca_jax.walk import NodesRead
 from tca_jax.walk import path_to_leaf
@@ -118,6 +119,7 @@ def nearest_nodes(
   memory: NodeMemory,
   num_paths: int = 1,
   periods: Sequence[float] | None = None,
+  upper_paths: int | None = None,
 ) -> tuple[NodesRead, jax.Array]:
   """Follows the nodes whose bounding boxes are nearest to a query.
 
@@ -131,14 +133,16 @@ def nearest_nodes(
     memory: the `NodeMemory` of one context.
     num_paths: the beam width, a static int.
     periods: see the module.
+    upper_paths: the beam width on the upper levels, a static int; see
+      `walk.beam_widths`. Cells are large there: in a plane, the four nearest ones have
+      most of the tokens near a query.
 
   Returns:
     The nodes read, and their slots, `[|S|]` int32.
 
   Raises:
-    ValueError: if query is not `[C]` floating point, or num_paths is below 1.
+    ValueError: if query is not `[C]` floating point, or a beam width is below 1.
   """
-  check_num_paths(num_paths)
   check_floating(query=query)
   if query.shape != memory.domain.origin.shape:
     raise ValueError(
@@ -146,11 +150,15 @@ def nearest_nodes(
     )
   tree = memory.tree
   b, depth = tree.branch_factor, tree.depth
+  widths = beam_widths(depth, num_paths, upper_paths)
   children = jnp.arange(b, dtype=jnp.int32)
   # The nodes on the beam: their slots, distances, and whether they have a token.
   kept = (jnp.zeros(1, jnp.int32), jnp.zeros(1), tree.num_valid[None] > 0)
-  # The beam has all nodes of the upper levels, and the walk starts at the last of them.
-  start = sum(b**level <= num_paths for level in range(1, depth))
+  # The beam has all nodes of the first levels, and the walk starts at the last of them.
+  whole = itertools.takewhile(
+    lambda level: b**level <= widths[level - 1], range(1, depth)
+  )
+  start = len(list(whole))
   node = num_above(start, b) + jnp.arange(b**start, dtype=jnp.int32)
   read, levels = [], []
   for level in range(start + 1, depth + 1):
@@ -160,7 +168,7 @@ def nearest_nodes(
     distance = _squared_distance(query, siblings, periods)
     distance, occupied = from_owner(tree, slot // b, (distance, siblings.count > 0))
     candidates = (slot, distance, occupied)
-    on_beam, others = split_beam(-distance, num_paths)
+    on_beam, others = split_beam(-distance, widths[level - 1])
     read.append(jax.tree.map(lambda x, i=others: x[i], candidates))
     levels.extend([level] * len(others))
     kept = jax.tree.map(lambda x, i=on_beam: x[i], candidates)

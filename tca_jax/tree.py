@@ -27,7 +27,6 @@ from tca_jax.checks import check_context
 from tca_jax.checks import check_finite  # noqa: F401
 from tca_jax.checks import check_floating
 from tca_jax.checks import check_key
-from tca_jax.checks import check_num_paths
 from tca_jax.checks import is_traced
 from tca_jax.masking import merge_children
 from tca_jax.node_counts import digit_reversal
@@ -44,7 +43,6 @@ __all__ = [
   "aggregate",
   "build_tree",
   "make_finite",
-  "num_read_slots",
   "subtree_mass",
   "tree_depth",
 ]
@@ -138,31 +136,6 @@ def tree_depth(num_tokens: int, branch_factor: int = 2) -> int:
   while branch_factor**depth < num_tokens:
     depth += 1
   return depth
-
-
-def num_read_slots(num_tokens: int, branch_factor: int = 2, num_paths: int = 1) -> int:
-  """Returns |S|, the maximum number of nodes that one query reads.
-
-  It is (b - 1) * depth + 1 for one path.
-
-  Args:
-    num_tokens: N.
-    branch_factor: b, at least 2.
-    num_paths: the beam width, at least 1; see `retrieval.read`.
-
-  Raises:
-    ValueError: if branch_factor is below 2, or num_paths below 1.
-
-  >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
-  (8, 24, 8)
-  """
-  check_num_paths(num_paths)
-  kept, slots = 1, 0
-  for _ in range(tree_depth(num_tokens, branch_factor)):
-    children = kept * branch_factor
-    kept = min(num_paths, children)
-    slots += children - kept
-  return slots + kept
 
 
 def build_tree(

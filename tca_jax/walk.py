@@ -13,28 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from tca_jax.checks import check_key
+from tca_jax.checks import check_num_paths
+from tca_jax.checks import check_sizes
 from tca_jax.grown_tree import GrownTree
 from tca_jax.masking import MASKED
 from tca_jax.masking import masked_softmax
 from tca_jax.memory import level_slots
 from tca_jax.sharded_tree import stored_row
 from tca_jax.tree import Tree
+from tca_jax.tree import tree_depth
 from tca_jax.varying import vary_like
 
 __all__ = [
   "NodesRead",
   "Walk",
+  "beam_widths",
   "child_logits",
   "drop_chosen",
   "gather_heads",
   "gather_rows",
   "locate_nodes",
   "logits_read",
+  "num_read_slots",
   "path_to_leaf",
   "slot_logits",
   "split_beam",
   "walk_down",
 ]
+
+_WIDE_LEVELS = 6  # the lowest levels, on which `beam_widths` has all paths
 
 
 @chex.dataclass(frozen=True)
@@ -239,6 +246,61 @@ def split_beam(score: jax.Array, num_paths: int) -> tuple[jax.Array, jax.Array]:
     jnp.where(position[None] == index[:, None], index[None], 0), axis=1, dtype=jnp.int32
   )
   return order[:kept], order[kept:]
+
+
+def beam_widths(
+  depth: int, num_paths: int = 1, upper_paths: int | None = None
+) -> list[int]:
+  """Returns the widths of a beam on the levels 1 to depth.
+
+  Args:
+    depth: the depth of the tree.
+    num_paths: the width on the lowest six levels, at least 1.
+    upper_paths: the width on the levels above, at least 1; num_paths if that is smaller
+      or if it is None.
+
+  Raises:
+    ValueError: if num_paths or upper_paths is below 1.
+
+  >>> beam_widths(8, num_paths=8, upper_paths=4)
+  [4, 4, 8, 8, 8, 8, 8, 8]
+  """
+  check_num_paths(num_paths)
+  upper_paths = num_paths if upper_paths is None else upper_paths
+  check_sizes(upper_paths=upper_paths)
+  upper = max(depth - _WIDE_LEVELS, 0)
+  return [min(num_paths, upper_paths)] * upper + [num_paths] * (depth - upper)
+
+
+def num_read_slots(
+  num_tokens: int,
+  branch_factor: int = 2,
+  num_paths: int = 1,
+  upper_paths: int | None = None,
+) -> int:
+  """Returns |S|, the maximum number of nodes that one query reads.
+
+  It is (b - 1) * depth + 1 for one path.
+
+  Args:
+    num_tokens: N.
+    branch_factor: b, at least 2.
+    num_paths: the beam width, at least 1; see `retrieval.read`.
+    upper_paths: see `beam_widths`.
+
+  Raises:
+    ValueError: if branch_factor is below 2, or num_paths or upper_paths below 1.
+
+  >>> num_read_slots(128), num_read_slots(128, num_paths=4), num_read_slots(8, 2, 8)
+  (8, 24, 8)
+  """
+  kept, slots = 1, 0
+  depth = tree_depth(num_tokens, branch_factor)
+  for width in beam_widths(depth, num_paths, upper_paths):
+    children = kept * branch_factor
+    kept = min(width, children)
+    slots += children - kept
+  return slots + kept
 
 
 def locate_nodes(

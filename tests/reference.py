@@ -247,7 +247,7 @@ def _wrap(offset, periods):
   )
 
 
-def nearest_nodes(query, root, statistics, num_paths, periods=None):
+def nearest_nodes(query, root, statistics, num_paths, periods=None, upper_paths=None):
   """Returns the nodes read by a beam of the nearest boxes as a set of (level, index).
 
   Args:
@@ -256,7 +256,9 @@ def nearest_nodes(query, root, statistics, num_paths, periods=None):
     statistics: those of `node_statistics`.
     num_paths: the beam width.
     periods: the period of each axis, 0 for none.
+    upper_paths: the beam width on all but the lowest six levels, if it is smaller.
   """
+  lowest = max(level for level, _ in statistics)
 
   def distance(node):
     _, centroid, low, high, *_ = statistics[node.level, node.index]
@@ -268,8 +270,10 @@ def nearest_nodes(query, root, statistics, num_paths, periods=None):
   while frontier[0].children:
     found = [c for node in frontier for c in node.children if c.tokens]
     found.sort(key=lambda c: (distance(c), c.index))
-    frontier = found[:num_paths]
-    read |= {(c.level, c.index) for c in found[num_paths:]}
+    is_upper = upper_paths is not None and found[0].level <= lowest - 6
+    width = min(num_paths, upper_paths) if is_upper else num_paths
+    frontier = found[:width]
+    read |= {(c.level, c.index) for c in found[width:]}
   return read | {(c.level, c.index) for c in frontier if c.tokens}
 
 

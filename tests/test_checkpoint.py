@@ -60,6 +60,8 @@ def _changed(default, hint):
     return [jnp.bfloat16, np.dtype("float16"), np.float64, None]
   if hint is int:
     return [5]
+  if hint == int | None:
+    return [3, None]
   if hint is float or float in arguments:
     return [0.25, 1, *([None] if type(None) in arguments else [])]
   if hint == collections.abc.Sequence[int]:

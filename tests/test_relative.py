@@ -16,6 +16,7 @@ from tca_jax import node_memory
 from tca_jax import relative
 from tca_jax import statistics
 from tca_jax import tree as tree_lib
+from tca_jax import walk
 from tests import cases
 from tests import models
 from tests import reference
@@ -32,10 +33,10 @@ def _memory(coords, values, mask, branch_factor=2, keep_border=False):
   return node_memory.pack_nodes(tree, found, summaries)
 
 
-@functools.partial(jax.jit, static_argnames=("num_paths", "periods"))
-def _read(memory, query, num_paths, periods=None):
+@functools.partial(jax.jit, static_argnames=("num_paths", "periods", "upper_paths"))
+def _read(memory, query, num_paths, periods=None, upper_paths=None):
   query = query - memory.domain.origin
-  nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods)
+  nodes, slots = relative.nearest_nodes(query, memory, num_paths, periods, upper_paths)
   read = node_memory.slot_nodes(memory, slots)
   offset = relative.offset_between(query[None], read.centroid, periods)
   frame = relative.local_frame(offset, read, memory.domain)
@@ -81,6 +82,24 @@ def test_nearest_nodes_equal_the_reference(n, b, rng):
     assert _nodes(found) == expected
 
 
+@pytest.mark.parametrize("n, b", [(300, 2), (128, 2), (1000, 3), (20, 2)])
+@pytest.mark.parametrize("num_paths, upper_paths", [(8, 4), (3, 1), (2, 5)])
+def test_nearest_nodes_of_a_narrower_upper_beam(n, b, num_paths, upper_paths, rng):
+  for kind in ("all", "random"):
+    coords, values, mask = _inputs(rng, n, kind=kind)
+    memory = _memory(coords, values, mask, b)
+    root = reference.build(coords, mask, b)
+    statistics = reference.node_statistics(root, coords, values)
+    slots = walk.num_read_slots(n, b, num_paths, upper_paths)
+    for query in rng.normal(size=(3, 2)).astype(np.float32):
+      found, read, *_ = _read(memory, query, num_paths, upper_paths=upper_paths)
+      assert _nodes(found) == reference.nearest_nodes(
+        query, root, statistics, num_paths, upper_paths=upper_paths
+      )
+      assert int(read.count.sum()) == mask.sum()
+      assert found.mask.shape == (slots,)
+
+
 @pytest.mark.parametrize("n, b", cases.SHAPES)
 def test_nearest_nodes_cover_every_token_once(n, b, rng):
   paths = (1, 2, 8) if (n, b) in _LARGEST else (1, 8)
@@ -91,7 +110,7 @@ def test_nearest_nodes_cover_every_token_once(n, b, rng):
     tokens = [t for level, index in _nodes(found) for t in levels[level][index].tokens]
     assert sorted(tokens) == np.flatnonzero(mask).tolist()
     assert int(read.count.sum()) == mask.sum()
-    slots = tree_lib.num_read_slots(n, b, num_paths)
+    slots = walk.num_read_slots(n, b, num_paths)
     assert found.mask.shape == (slots,) and found.num_read == len(_nodes(found))
 
 
@@ -115,6 +134,8 @@ def test_nearest_nodes_bad_query_raises(rng):
       relative.nearest_nodes(query, memory)
   with pytest.raises(ValueError, match="num_paths must be at least 1, got 0"):
     relative.nearest_nodes(jnp.ones(2), memory, 0)
+  with pytest.raises(ValueError, match="upper_paths must be an integer of at least 1"):
+    relative.nearest_nodes(jnp.ones(2), memory, 8, upper_paths=0)
 
 
 def test_offset_between_takes_the_short_way_on_periodic_axes(rng):
@@ -408,6 +429,23 @@ def test_relative_tree_read_out_reads_num_paths_also_in_training(rng):
   np.testing.assert_array_equal(trained.output.mean, same.output.mean)
   wider = models.compiled(model, "read", num_paths=3)(params, memory, query_coords)
   assert wider.reading.num_read.sum() > same.reading.num_read.sum()
+
+
+def test_relative_tree_read_out_narrows_the_upper_beam_only_in_evaluation(rng):
+  plain = models.model("relative_tca", num_paths=4)
+  model = models.model("relative_tca", num_paths=4, upper_paths=1)
+  params = models.params(plain)
+  coords, values = (rng.normal(size=(1, 128, n)).astype("f") for n in (2, 1))
+  query_coords, mask = coords[:, :3] + 0.1, np.ones((1, 128), bool)
+  memory = models.compiled(plain, "index")(params, coords, values, mask)
+
+  def count(model, **options):
+    read = models.compiled(model, "read", **options)
+    return read(params, memory, query_coords).reading.walk.mask.shape[-1]
+
+  assert count(model) == tca_jax.num_read_slots(128, 2, 4, 1)
+  assert count(model) < count(plain) == count(model, train=True)
+  assert count(model, num_paths=1) == count(plain, num_paths=1)
 
 
 def test_relative_cross_attention_in_chunks_equals_at_once(rng, monkeypatch):

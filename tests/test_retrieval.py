@@ -18,6 +18,7 @@ from tca_jax import masking
 from tca_jax import memory as memory_lib
 from tca_jax import retrieval
 from tca_jax import tree as tree_lib
+from tca_jax import walk
 from tests import cases
 from tests import reference
 
@@ -81,7 +82,7 @@ def test_tree_attention_and_read_greedy_equal_reference(n, b, rng):
     reading = _read(query, memory_lib.pack(tree, keys, values))
     for name, field in reading.items():
       np.testing.assert_allclose(field, out[name], rtol=1e-5, atol=1e-6)
-    assert out.num_read <= tree_lib.num_read_slots(n, b)
+    assert out.num_read <= walk.num_read_slots(n, b)
 
 
 @pytest.mark.parametrize("n, b", [(1, 2), (2, 2), (8, 2), (17, 2), (9, 3)])
@@ -95,7 +96,7 @@ def test_read_several_paths_equals_reference(n, b, rng):
       assert _nodes_read(out) == sorted(read)
       np.testing.assert_allclose(out.output, output, rtol=1e-5, atol=1e-5)
       assert _tokens_read(out, root) == sorted(root.tokens)
-      assert len(out.mask) == tree_lib.num_read_slots(n, b, num_paths)
+      assert len(out.mask) == walk.num_read_slots(n, b, num_paths)
 
 
 @pytest.mark.parametrize("n, b", [(1, 2), (9, 2), (9, 3)])
@@ -153,7 +154,7 @@ def test_read_any_mask_covers_every_token_once_and_equals_truncated(data):
   loop = [read(query, memory) for query in queries]
   for out in loop:
     assert _tokens_read(out, root) == sorted(valid)
-    assert len(out.mask) == tree_lib.num_read_slots(n, 2, num_paths)
+    assert len(out.mask) == walk.num_read_slots(n, 2, num_paths)
   batch = _read_many(queries, memory, num_paths=num_paths)
   stacked = jax.tree.map(lambda *x: np.stack(x), *loop)
   chex.assert_trees_all_close(batch, stacked, rtol=1e-5, atol=1e-6)

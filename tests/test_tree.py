@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tca_jax
 from tca_jax import tree as tree_lib
 from tests import cases
 from tests import reference
@@ -319,7 +320,7 @@ def test_aggregate_bad_tokens_raise(tokens, message):
   "call",
   [
     lambda: tree_lib.tree_depth(4, 1),
-    lambda: tree_lib.num_read_slots(8, 1),
+    lambda: tca_jax.num_read_slots(8, 1),
     lambda: tree_lib.subtree_mass(jnp.ones(4), 1),
   ],
 )
@@ -330,7 +331,7 @@ def test_branch_factor_below_two_raises(call):
 
 def test_num_read_slots_no_path_raises():
   with pytest.raises(ValueError, match="num_paths must be at least 1, got 0"):
-    tree_lib.num_read_slots(8, 2, 0)
+    tca_jax.num_read_slots(8, 2, 0)
 
 
 @pytest.mark.parametrize("b", cases.BRANCH_FACTORS)

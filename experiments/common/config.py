@@ -366,6 +366,14 @@ class Config:
     models=_TREES,
     needs={"mode": ("train", "eval")},
   )
+  upper_paths: int = option(
+    "evaluation",
+    0,
+    "Number of paths that a query of relative_tca follows in evaluation on all but the"
+    " lowest six levels of the tree; 0: as many as on these.",
+    at_least=0,
+    models=("relative_tca",),
+  )
   eval_seed: int = option(
     "evaluation",
     1,

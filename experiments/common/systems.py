@@ -107,9 +107,10 @@ def _build_tree_read_out(config: Config, max_context: int) -> tca_jax.ReadOut:
   )
 
 
-def _largest_tree_read(config: Config, max_context: int, trained_paths: int = 1) -> int:
-  num_paths = config.num_paths or trained_paths
-  return tca_jax.num_read_slots(max_context, config.branch_factor, num_paths)
+def _largest_tree_read(config: Config, max_context: int) -> int:
+  return tca_jax.num_read_slots(
+    max_context, config.branch_factor, config.num_paths or 1
+  )
 
 
 def _relative(config: Config) -> dict[str, typing.Any]:
@@ -135,13 +136,19 @@ def _build_relative_tree_read_out(config: Config, max_context: int) -> tca_jax.R
     branch_factor=config.branch_factor,
     order=config.order,
     num_paths=config.beam_width,
+    upper_paths=config.upper_paths or None,
     border_tokens=config.border_tokens,
     **_relative(config),
   )
 
 
 def _largest_relative_read(config: Config, max_context: int) -> int:
-  return _largest_tree_read(config, max_context, config.beam_width)
+  return tca_jax.num_read_slots(
+    max_context,
+    config.branch_factor,
+    config.num_paths or config.beam_width,
+    config.upper_paths or None,
+  )
 
 
 def _num_latents(config: Config, max_context: int) -> int:

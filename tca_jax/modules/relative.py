@@ -77,6 +77,8 @@ class RelativeTreeCrossAttention(GrowingReadOut, RelativeReadOut):
     branch_factor: b.
     order: how tokens are ordered into leaves, see `build_tree`.
     num_paths: the number of paths that a query follows, unless `read` is given another.
+    upper_paths: the number of paths on all but the lowest six levels, in evaluation;
+      None means num_paths. See `relative.nearest_nodes`.
     border_tokens: the largest number of tokens that a node is read together with, those
       on its border that are nearest to the query, see `relative.split_off_border`.
   """
@@ -84,6 +86,7 @@ class RelativeTreeCrossAttention(GrowingReadOut, RelativeReadOut):
   branch_factor: int = 2
   order: tree_lib.Order = "kd"
   num_paths: int = 8
+  upper_paths: int | None = None
   border_tokens: int = 0
 
   def setup(self) -> None:
@@ -173,10 +176,13 @@ class RelativeTreeCrossAttention(GrowingReadOut, RelativeReadOut):
   ) -> Reading:
     """Reads the nodes near each query."""
     num_paths = self.num_paths if num_paths is None else num_paths
+    upper_paths = None if train else self.upper_paths
     query_coords = self._relative_coords(memory.domain, query_coords)
 
     def find(memory: NodeMemory, query: jax.Array) -> tuple[NodesRead, Nodes]:
-      walk, slots = relative.nearest_nodes(query, memory, num_paths, self.periods)
+      walk, slots = relative.nearest_nodes(
+        query, memory, num_paths, self.periods, upper_paths
+      )
       nodes = node_memory.slot_nodes(memory, slots)
       if self.border_tokens:
         nodes = relative.split_off_border(

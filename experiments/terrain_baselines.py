@@ -105,7 +105,7 @@ def node_boxes(tree: tca_jax.Tree, context: windows.Points) -> np.ndarray:
 
 def seam_ratios(
   maps: Sequence[np.ndarray], locations: np.ndarray, boxes: np.ndarray
-) -> list[float]:
+) -> list[float | None]:
   """Measures how much more maps jump across the cuts of a tree than elsewhere.
 
   A pixel belongs to the node whose box is nearest to it. Where points are dense, cuts
@@ -119,7 +119,8 @@ def seam_ratios(
 
   Returns:
     For each map, the mean absolute difference of neighbouring pixels of different nodes,
-    divided by that of neighbouring pixels of the same node.
+    divided by that of neighbouring pixels of the same node; None if there are no pixels
+    of one of the two kinds, or if those of the same node do not differ.
   """
 
   def nearest(row: np.ndarray) -> np.ndarray:
@@ -129,8 +130,10 @@ def seam_ratios(
   node = np.stack([nearest(row) for row in locations])
   axes = (0, 1)
   crosses = np.concatenate([np.diff(node, axis=i).ravel() != 0 for i in axes])
-  ratios = []
+  ratios: list[float | None] = []
   for means in maps:
     jump = np.concatenate([np.abs(np.diff(means, axis=i)).ravel() for i in axes])
-    ratios.append(float(jump[crosses].mean() / jump[~crosses].mean()))
+    across, within = jump[crosses], jump[~crosses]
+    defined = across.size and np.any(within)
+    ratios.append(float(across.mean() / within.mean()) if defined else None)
   return ratios

@@ -256,7 +256,7 @@ def _time_grid(
   memory: typing.Any,
   num_context: int,
   build_seconds: dict[str, float],
-) -> dict[str, float]:
+) -> dict[str, float | None]:
   """Seconds to predict a grid of locations over the whole map."""
   coords = np.asarray(task.map.train.coords)
   side = task.config.map_side

@@ -2,6 +2,7 @@
 
 import typing
 
+import jax
 import numpy as np
 import pytest
 
@@ -41,6 +42,14 @@ def test_largest_read_matches_the_model(options, expected):
   assert system.largest_read(config, 128) == expected
   read_out = system.build(config, 128)
   assert getattr(read_out, "num_latents", expected) == expected
+
+
+def test_reader_reads_fewer_queries_together_only_on_a_cpu(monkeypatch):
+  (reader,) = systems.SYSTEMS["relative_tca"].readers.values()
+  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+  assert reader.most_queries == 256
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert reader.most_queries == 4096
 
 
 def test_evaluation_reader_uses_the_beam_width_only_with_a_tree():

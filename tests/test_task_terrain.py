@@ -236,7 +236,7 @@ def test_predict_in_parts_matches_predict_as_a_whole(model, tmp_path, monkeypatc
   )
   whole, *_ = terrain_scaling.predict(task.model, params, memory, 200, few, reader)
   monkeypatch.setattr(terrain_scaling, "_MAX_LOGITS", 200 * 7)
-  reader = dataclasses.replace(reader, most_queries=16)
+  reader = dataclasses.replace(reader, most_on_cpu=16)
   parts, *_ = terrain_scaling.predict(task.model, params, memory, 200, few, reader)
   chex.assert_trees_all_close(parts, whole, atol=1e-5)
 
@@ -351,6 +351,10 @@ def test_seam_ratio_finds_a_jump_between_two_nodes():
   )
   assert smooth_ratio == pytest.approx(1, abs=0.3)
   assert torn_ratio > 50
+  one_pixel, few = (locations[:n, :n] for n in (1, 3))
+  for part in (one_pixel, few):  # the few pixels are of one node
+    flat = smooth[: len(part), : len(part)]
+    assert terrain_baselines.seam_ratios([flat], part, boxes) == [None]
 
 
 def test_node_boxes_hold_all_points_of_the_context(tiny):

@@ -21,6 +21,8 @@ from experiments.common.config import Model
 from experiments.common.errors import ConfigError
 import tca_jax
 
+_MOST_QUERIES = 4096  # that are read together
+
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
@@ -30,7 +32,7 @@ class Reader:
     title: name in tables and figures.
     method: method of the model that predicts from a memory.
     reads_all: whether a query reads every token of the context.
-    most_queries: largest number of queries that are best read together on a CPU, whose
+    most_on_cpu: largest number of queries that are best read together on a CPU, whose
       cache then holds what is computed for each node read.
     options: keyword arguments of the method.
   """
@@ -38,8 +40,13 @@ class Reader:
   title: str
   method: typing.Literal["read", "read_leaves"] = "read"
   reads_all: bool = False
-  most_queries: int = 4096
+  most_on_cpu: int = _MOST_QUERIES
   options: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def most_queries(self) -> int:
+    """The largest number of queries that are best read together on this device."""
+    return self.most_on_cpu if jax.default_backend() == "cpu" else _MOST_QUERIES
 
   def __call__(
     self,
@@ -191,7 +198,7 @@ SYSTEMS: dict[Model, System] = {
     build=_build_relative_tree_read_out,
     largest_read=_largest_relative_read,
     readers={
-      "relative_tca": Reader("Relative TCA", most_queries=256),
+      "relative_tca": Reader("Relative TCA", most_on_cpu=256),
     },
     has_tree=True,
     is_relative=True,

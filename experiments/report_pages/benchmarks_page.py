@@ -40,8 +40,7 @@ _TRAINING = (
 _MAPS = (
   "The shipped models and the baselines predict the same held-out points of a real map"
   " from the same context, in turn. A memory, a fit or a triangulation is made before."
-  " TCA follows one path, Relative TCA as many as in training, and Cross Attention reads"
-  " all points."
+  " TCA follows one path, Relative TCA several, and Cross Attention reads all points."
 )
 _SWEEP = (
   "Each row changes the width, the number of heads, the branch factor or the data type of"

@@ -39,10 +39,10 @@ def parts(by_map: dict[str, list[runs.File]]) -> list[str]:
     text.paragraph(
       f"The table gives the seconds in which {text.listed(sorted(names))} predicts a"
       " regular grid of locations from the largest context: TCA along one path, relative"
-      " TCA along as many as in training. The total includes compilation. The seam ratio"
-      " is the mean jump of the predicted mean between neighbouring locations across the"
-      " tree's upper eight levels of cuts, divided by that elsewhere. That of linear"
-      " interpolation, which has no tree, shows how much more a map varies near the cuts."
+      " TCA along several. The total includes compilation. The seam ratio is the mean jump"
+      " of the predicted mean between neighbouring locations across the tree's upper eight"
+      " levels of cuts, divided by that elsewhere. That of linear interpolation, which has"
+      " no tree, shows how much more a map varies near the cuts."
     ),
     tables.markdown(header, lines),
   ]

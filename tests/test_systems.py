@@ -29,6 +29,7 @@ def test_systems_are_the_values_of_the_option():
     (dict(model="relative_tca", beam_width=1), 8),
     (dict(model="relative_tca", beam_width=4), 24),
     (dict(model="relative_tca", num_paths=4), 24),
+    (dict(model="relative_tca", num_paths=4, upper_paths=1), 21),
     (dict(model="relative_ca"), 128),
     (dict(model="perceiver"), 8),
     (dict(model="perceiver", num_paths=4), 8),

@@ -3,7 +3,6 @@
 import typing
 
 import jax
-import numpy as np
 import pytest
 
 from experiments.common import config as config_lib
@@ -58,8 +57,10 @@ def test_evaluation_reader_uses_the_beam_width_only_with_a_tree():
     reader = system.evaluation_reader(config_lib.Config(model=name, num_paths=4))
     assert reader.options == ({"num_paths": 4} if system.has_tree else {})
     first = next(iter(system.readers.values()))
+    assert reader.most_on_cpu == first.most_on_cpu
     assert system.evaluation_reader(config_lib.Config(model=name)) == first
-  assert np.all([r.method == "read" for r in map(systems.beam_reader, (1, 2))])
+  one, two = (first.along(n) for n in (1, 2))
+  assert one.title.endswith(", 1 path") and two.title.endswith(", 2 paths")
 
 
 @pytest.mark.parametrize("model", ["relative_tca", "relative_ca"])

@@ -63,7 +63,8 @@ def _us_per_query(task: task_lib.Task, params: typing.Any) -> list[float]:
   """Microseconds per query with each of the beam widths, and from all leaves."""
   batch = next(iter(task.eval_batches()))
   memory = task.index(params, batch.coords, batch.values, batch.mask)
-  readers = [*map(systems.beam_reader, NUM_PATHS), systems.FULL]
+  trained = next(iter(task.system.readers.values()))
+  readers = [*map(trained.along, NUM_PATHS), systems.FULL]
   reads = {
     reader.title: timed_read(task, params, memory, batch.query_coords, reader)
     for reader in readers

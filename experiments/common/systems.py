@@ -48,6 +48,12 @@ class Reader:
     """The largest number of queries that are best read together on this device."""
     return self.most_on_cpu if jax.default_backend() == "cpu" else _MOST_QUERIES
 
+  def along(self, num_paths: int) -> "Reader":
+    """The reader that follows another number of paths, of a tree."""
+    paths = "1 path" if num_paths == 1 else f"{num_paths} paths"
+    options = {**self.options, "num_paths": num_paths}
+    return dataclasses.replace(self, title=f"{self.title}, {paths}", options=options)
+
   def __call__(
     self,
     model: nn.Module,
@@ -87,15 +93,10 @@ class System:
 
   def evaluation_reader(self, config: Config) -> Reader:
     """The reader that evaluation uses: with a tree, of the beam width of the config."""
+    reader = next(iter(self.readers.values()))
     if self.has_tree and config.num_paths:
-      return beam_reader(config.num_paths)
-    return next(iter(self.readers.values()))
-
-
-def beam_reader(num_paths: int) -> Reader:
-  """The reader of a tree that follows a number of paths."""
-  title = "TCA" if num_paths == 1 else f"TCA, {num_paths} paths"
-  return Reader(title, options=dict(num_paths=num_paths))
+      return reader.along(config.num_paths)
+    return reader
 
 
 def _shared(config: Config) -> dict[str, typing.Any]:
@@ -162,6 +163,7 @@ def _num_latents(config: Config, max_context: int) -> int:
   return config.num_latents or tca_jax.num_read_slots(max_context, config.branch_factor)
 
 
+_ONE_PATH = Reader("TCA")
 FULL = Reader("ReTreever-Full", method="read_leaves", reads_all=True)
 
 SYSTEMS: dict[Model, System] = {
@@ -170,9 +172,9 @@ SYSTEMS: dict[Model, System] = {
     build=_build_tree_read_out,
     largest_read=_largest_tree_read,
     readers={
-      "tca": beam_reader(1),
-      "tca_2": beam_reader(2),
-      "tca_4": beam_reader(4),
+      "tca": _ONE_PATH,
+      "tca_2": _ONE_PATH.along(2),
+      "tca_4": _ONE_PATH.along(4),
       "tca_full": FULL,
     },
     has_tree=True,

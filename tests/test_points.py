@@ -19,6 +19,7 @@ from experiments import points_prediction
 from experiments.common import interpolation
 from experiments.common import task as task_lib
 from experiments.common import train
+from experiments.common import vecchia
 from experiments.common.errors import CheckpointError
 from experiments.common.errors import ConfigError
 from experiments.common.errors import DataError
@@ -91,6 +92,13 @@ def test_report_early_has_the_pretrained_model(finished, capsys):
   points.PointsTask(finished[1]).report_early()
   printed = capsys.readouterr().out
   assert len(re.findall(r"Relative TCA, pretrained +\w+ +64 +-?\d", printed)) == 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_baselines_with_and_without_gpboost():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(vecchia, "is_installed", lambda: False)
+    yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,8 +6,8 @@ r"""The values of a real map, with uncertainty, from 16 to a million of its poin
 
 This task is not in the paper. It trains on square windows of the map, of all sizes, with
 at most 512 context points each. Each window is shifted, reflected and rotated at random,
-so that a model cannot memorise the map. The run above took five minutes on an NVIDIA H200,
-beside three others; results/terrain_relative_tca.json has its result, and
+so that a model cannot memorise the map. The run above took 200 s on an NVIDIA H200, beside
+three others; results/terrain_relative_tca.json has its result, and
 results/terrain_tca.json that of the published model (--model=tca).
 
 The evaluation uses points that training does not:

@@ -78,11 +78,11 @@ def krige(
   length = frame.length[..., None, None]
   x = offset / length
   y = jnp.where(valid[..., None], residual_values(x, nodes, frame), 0)
+  axes = x.shape[-1]
   # The variance of n locations that are spread evenly over the sides of a box.
-  sides = jnp.mean(((nodes.high - nodes.low) / length) ** 2, axis=-1)
+  sides = squared_length((nodes.high - nodes.low) / length) / axes
   spread = sides / 12 * (nodes.count + 1) / jnp.maximum(nodes.count - 1, 1)
 
-  axes = x.shape[-1]
   among = covariance.between(
     squared_length(x[..., :, None, :] - x[..., None, :, :]),
     spread[..., :, None] + spread[..., None, :],

@@ -60,6 +60,7 @@ def test_evaluation_reader_uses_the_beam_width_only_with_a_tree():
     assert reader.most_on_cpu == first.most_on_cpu
     assert system.evaluation_reader(config_lib.Config(model=name)) == first
   one, two = (first.along(n) for n in (1, 2))
+  assert one.method == two.method == "read"
   assert one.title.endswith(", 1 path") and two.title.endswith(", 2 paths")
 
 

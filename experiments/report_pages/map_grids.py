@@ -27,7 +27,7 @@ def parts(by_map: dict[str, list[runs.File]]) -> list[str]:
       cells = [name, TITLES[file.config["model"]]]
       cells += [f"{grid['num_context']:,}", f"{grid['num_queries']:,}"]
       keys = ("seam_ratio", "interpolation_seam_ratio")
-      seams = [f"{grid[key]:.2f}" if grid.get(key) else "" for key in keys]
+      seams = ["" if grid.get(key) is None else f"{grid[key]:.2f}" for key in keys]
       lines.append([*cells, *seconds, f"{grid['seconds']:.1f}", *seams])
   if not lines:
     return []
